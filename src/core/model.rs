@@ -1,0 +1,533 @@
+//! The nouns: ids, tasks, recipes, runs. Plain data with the few rules that make a value valid.
+//!
+//! A value that exists is a good one: `TaskId`, `QueueName` and `RunId` parse strictly, so nobody downstream checks again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A moment: milliseconds since 1970-01-01 UTC, from the wall clock. May jump, when somebody sets the clock.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// `self - earlier`, never negative.
+    pub fn since(self, earlier: Self) -> Millis {
+        Millis(self.0.saturating_sub(earlier.0).max(0) as u64)
+    }
+    /// `self + span`.
+    pub fn plus(self, span: Millis) -> Self {
+        Self(self.0.saturating_add(span.0.min(i64::MAX as u64) as i64))
+    }
+    /// Whole seconds, as tinytask keeps its times.
+    pub fn seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+}
+
+/// A span of time, or a reading of CLOCK_BOOTTIME, in milliseconds.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// `n` seconds.
+    pub const fn secs(n: u64) -> Self {
+        Self(n * 1000)
+    }
+}
+
+/// The three clocks at the moment of a look. `boot` counts milliseconds since boot, suspended time included
+/// (CLOCK_BOOTTIME, clock_gettime(2)); it compares only between equal `boot_id`s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Now {
+    pub wall: Timestamp,
+    pub boot_id: String,
+    pub boot: Millis,
+}
+
+/// A moment remembered with both clocks, so that a wait neither ends early nor lasts for ever when the wall clock is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    pub wall: Timestamp,
+    pub boot_id: String,
+    pub boot: Millis,
+}
+
+impl Moment {
+    /// How long ago `self` was: by the boot clock where it is of this boot, else by the wall clock.
+    pub fn age(&self, now: &Now) -> Millis {
+        if self.boot_id == now.boot_id {
+            Millis(now.boot.0.saturating_sub(self.boot.0))
+        } else {
+            now.wall.since(self.wall)
+        }
+    }
+
+    /// What is left of a wait of `span` that began at `self`: the smaller of what the two clocks say, so that a clock set
+    /// back cannot make it last longer. Zero when it is over.
+    pub fn left_of(&self, span: Millis, now: &Now) -> Millis {
+        let by_wall = self.wall.plus(span).since(now.wall);
+        let by_boot = if self.boot_id == now.boot_id {
+            Millis((self.boot.0 + span.0).saturating_sub(now.boot.0))
+        } else {
+            span
+        };
+        by_wall.min(by_boot)
+    }
+}
+
+impl From<&Now> for Moment {
+    fn from(now: &Now) -> Self {
+        Self {
+            wall: now.wall,
+            boot_id: now.boot_id.clone(),
+            boot: now.boot,
+        }
+    }
+}
+
+/// What a person typed, or a file is called, is not a valid id; the text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} `{text}` is not valid: {why}")]
+pub struct Invalid {
+    pub what: &'static str,
+    pub text: String,
+    pub why: &'static str,
+}
+
+/// A task's number in tinytask: 1 or more, at most 2⁶³ − 1 (an SQLite rowid).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct TaskId(i64);
+
+impl TaskId {
+    /// The number itself.
+    pub fn number(self) -> i64 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for TaskId {
+    type Error = Invalid;
+    fn try_from(number: i64) -> Result<Self, Invalid> {
+        if number >= 1 {
+            Ok(Self(number))
+        } else {
+            Err(Invalid {
+                what: "task",
+                text: number.to_string(),
+                why: "a task's number is 1 or more",
+            })
+        }
+    }
+}
+
+impl From<TaskId> for i64 {
+    fn from(id: TaskId) -> Self {
+        id.0
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = Invalid;
+    /// Decimal digits only, no sign, no leading zero; a leading `#` is allowed, as `status` prints one.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = |why| Invalid {
+            what: "task",
+            text: text.to_owned(),
+            why,
+        };
+        let digits = text.strip_prefix('#').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(invalid("a task is named by its number, such as 42"));
+        }
+        if digits.starts_with('0') {
+            return Err(invalid(
+                "a task's number is 1 or more, without leading zeros",
+            ));
+        }
+        digits
+            .parse()
+            .map(Self)
+            .map_err(|_| invalid("a task's number is below 2^63"))
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A queue's name: 1 to 100 of `[A-Za-z0-9_.-]`, not starting with a dot or a dash, as it becomes part of file names and of an argv.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct QueueName(String);
+
+impl QueueName {
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = |why| Invalid {
+            what: "queue",
+            text: text.to_owned(),
+            why,
+        };
+        if text.is_empty() || text.len() > 100 {
+            return Err(invalid("a queue's name has 1 to 100 characters"));
+        }
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        {
+            return Err(invalid(
+                "a queue's name is made of letters, digits, `_`, `.` and `-`",
+            ));
+        }
+        if text.starts_with(['.', '-']) {
+            return Err(invalid("a queue's name does not start with `.` or `-`"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for QueueName {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<QueueName> for String {
+    fn from(name: QueueName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A provider's name as goose knows it; `None` in a policy means "goose's own default", which is one provider too.
+pub type ProviderName = String;
+
+/// What a run is about: one task, or whatever lies in inbound/.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum RunSubject {
+    Inbound,
+    Task(TaskId),
+}
+
+impl RunSubject {
+    /// The task, where it is one.
+    pub fn task(self) -> Option<TaskId> {
+        match self {
+            Self::Task(id) => Some(id),
+            Self::Inbound => None,
+        }
+    }
+}
+
+impl fmt::Display for RunSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inbound => f.write_str("inbound"),
+            Self::Task(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+impl FromStr for RunSubject {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text == "inbound" {
+            Ok(Self::Inbound)
+        } else {
+            text.parse().map(Self::Task)
+        }
+    }
+}
+
+impl From<RunSubject> for String {
+    fn from(subject: RunSubject) -> Self {
+        subject.to_string()
+    }
+}
+
+impl TryFrom<String> for RunSubject {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+/// One run: its subject and its ordinal there. Printed `42/2` or `inbound/7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct RunId {
+    pub subject: RunSubject,
+    pub number: u32,
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.subject, self.number)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || Invalid {
+            what: "run",
+            text: text.to_owned(),
+            why: "a run is named like 42/2 or inbound/7",
+        };
+        let (subject, number) = text.split_once('/').ok_or_else(invalid)?;
+        Ok(Self {
+            subject: subject.parse()?,
+            number: number.parse().map_err(|_| invalid())?,
+        })
+    }
+}
+
+impl From<RunId> for String {
+    fn from(id: RunId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for RunId {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+/// What tinytask says of a task's progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskStatus {
+    Idle,
+    Working,
+    Complete,
+}
+
+impl fmt::Display for TaskStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::Working => "working",
+            Self::Complete => "complete",
+        })
+    }
+}
+
+/// A task as tinytask showed it in this look.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub title: String,
+    pub status: TaskStatus,
+    /// The agent whose queue it is in; free text, so it need not be a valid queue name.
+    pub assigned_to: Option<String>,
+    pub previous_assigned_to: Option<String>,
+    pub created_by: Option<String>,
+    /// May be fractional or negative.
+    pub priority: f64,
+    pub parent: Option<TaskId>,
+    /// v2's label; nobody claims by it.
+    pub queue_name: Option<String>,
+    pub blocked_by: Option<TaskId>,
+    pub is_blocked: bool,
+    /// To the second.
+    pub created_at: Timestamp,
+    /// To the second; not bumped by comments.
+    pub updated_at: Timestamp,
+    pub is_archived: bool,
+    /// Hash of what a person may change to make a parked task worth another try: title, description, priority, assignee,
+    /// tags, blocker. The same for ever and on every machine, as it stands in records.
+    pub fields: u64,
+}
+
+impl Task {
+    /// A task is (id, created_at): the same number with another birth is another task (a restored or deleted database).
+    pub fn key(&self) -> TaskKey {
+        TaskKey {
+            id: self.id,
+            created_at: self.created_at.seconds(),
+        }
+    }
+    /// Its queue: the assignee, where that is a valid queue name.
+    pub fn queue(&self) -> Option<QueueName> {
+        self.assigned_to
+            .as_deref()
+            .and_then(|name| name.parse().ok())
+    }
+    /// Not complete and not archived.
+    pub fn is_open(&self) -> bool {
+        self.status != TaskStatus::Complete && !self.is_archived
+    }
+}
+
+/// Identity of a task across records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskKey {
+    pub id: TaskId,
+    /// Seconds since 1970.
+    pub created_at: i64,
+}
+
+/// A `get_task` answer, with what only it shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Detail {
+    /// "Task not found": deleted, or never there.
+    NotFound,
+    Found(FoundDetail),
+}
+
+/// See [`Detail`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoundDetail {
+    pub task: Task,
+    /// Highest comment id by anybody but calypso-watch; 0 when there is none.
+    pub last_comment: i64,
+    /// Of the comments calypso-watch wrote: the run each names (`(run 42/2)`), so that none is written twice.
+    pub our_comments: Vec<RunId>,
+    /// Subtasks that are not complete and not archived.
+    pub open_subtasks: u32,
+}
+
+/// A recipe that parsed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    pub queue: QueueName,
+    /// File name below recipes/.
+    pub file: String,
+    pub title: String,
+    /// Parameters it declares, in its order.
+    pub parameters: Vec<Parameter>,
+    /// `settings.goose_provider`, which goose uses where no `--provider` is given.
+    pub provider: Option<ProviderName>,
+    /// When the file last changed: an environment failure is forgotten when it does.
+    pub modified: Timestamp,
+}
+
+impl Recipe {
+    /// Does it declare the parameter?
+    pub fn declares(&self, key: &str) -> bool {
+        self.parameters.iter().any(|p| p.key == key)
+    }
+    /// Does it demand the parameter?
+    pub fn requires(&self, key: &str) -> bool {
+        self.parameters
+            .iter()
+            .any(|p| p.key == key && p.is_required)
+    }
+}
+
+/// One recipe parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    pub key: String,
+    pub is_required: bool,
+    pub default: Option<String>,
+}
+
+/// A process told apart from any other that ever had its number: `start` is field 22 of /proc/PID/stat, in clock ticks
+/// since boot (proc_pid_stat(5)); it compares only within one boot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub pid: i32,
+    pub start: u64,
+}
+
+/// A process that outlived its run, and its name as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    pub process: ProcessId,
+    pub comm: String,
+}
+
+/// How far the shim says the run has got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "is")]
+pub enum RunState {
+    Starting,
+    Running {
+        agent: ProcessId,
+    },
+    Ended {
+        outcome: Outcome,
+        leftovers: Vec<Leftover>,
+    },
+}
+
+/// How a run ended. Never a sentinel number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Exited(u8),
+    /// By this signal number.
+    Signaled(i32),
+    TimedOut,
+    Stopped(StoppedBy),
+    LogLimit,
+    /// The agent's first instruction never ran; the text says why.
+    NotLaunched(String),
+    /// The process is gone and nobody wrote how it ended.
+    Lost,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit {code}"),
+            Self::Signaled(signal) => write!(f, "signal {signal}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Stopped(by) => write!(f, "stopped by {by}"),
+            Self::LogLimit => f.write_str("log limit"),
+            Self::NotLaunched(why) => write!(f, "not launched: {why}"),
+            Self::Lost => f.write_str("lost"),
+        }
+    }
+}
+
+/// Who sent the signal that stopped a run, from signalfd(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedBy {
+    pub uid: u32,
+    pub pid: i32,
+}
+
+impl fmt::Display for StoppedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)
+    }
+}
+
+/// A file or folder in inbound/, told apart from a later one with the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileKey {
+    /// The name; bytes that are not UTF-8, and control characters, are shown as `\xNN`, and a backslash as `\\`, so that it is unique and printable.
+    pub name: String,
+    pub inode: u64,
+    /// Milliseconds since 1970.
+    pub modified: i64,
+}

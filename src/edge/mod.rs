@@ -1,0 +1,18 @@
+//! One file per outside thing. Nothing here decides; siblings never import each other.
+//!
+//! | file | hides |
+//! |---|---|
+//! | [`clock`] | the three clocks, and how times are read and written |
+//! | [`config`] | defaults ← calypso.toml ← environment ← flags, and where each value came from |
+//! | [`control`] | control files |
+//! | [`files`] | atomic, durable writes; reading what others write without trusting it |
+//! | [`goose`] | goose's command line, its stream, its failure texts |
+//! | [`inbound`] | what lies in inbound/, settled or not |
+//! | [`process`] | pids, start times, pidfds, signals, locks, leftovers, starting a shim |
+//! | [`recipe`] | goose's YAML |
+//! | [`runs`] | run directories and their records |
+//! | [`tinytask`] | MCP; rmcp stays inside |
+//! | [`watch`] | inotify; notify and the debouncer stay inside |
+
+pub mod clock;
+pub mod files;

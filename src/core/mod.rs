@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub mod decide;
+pub mod history;
 pub mod layout;
 pub mod model;
 pub mod policy;
@@ -37,6 +38,8 @@ use record::{Marks, Spec, StateRecord, VerdictRecord};
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub tinytask: Tinytask,
+    /// When tinytask was last seen away, as far as the looker remembers.
+    pub last_unreachable: Option<Moment>,
     /// Which queues `tasks` is complete for.
     pub coverage: Coverage,
     /// Open tasks (idle or working, not archived).
@@ -119,6 +122,10 @@ pub struct Run {
     pub verdict: Option<VerdictRecord>,
     /// Gathered once the run is over.
     pub evidence: Option<Evidence>,
+    /// This daemon is stopping or sweeping it at the moment.
+    pub in_hand: bool,
+    /// This daemon swept it once; what is left cannot be ended.
+    pub swept: bool,
     pub vitals: Vitals,
 }
 
@@ -349,6 +356,11 @@ pub enum Action {
     /// A `stop` whose run is over.
     ClearStop {
         subject: RunSubject,
+    },
+    /// working → idle, now that no run of its queue lives: what `run`'s verdict left to the others.
+    PutBack {
+        task: TaskId,
+        run: RunId,
     },
     /// `workqueue/task_{id}/`, with the built-in tinytask only.
     CreateFolder {

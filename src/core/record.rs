@@ -141,7 +141,7 @@ pub struct VerdictRecord {
     pub started: Option<Moment>,
     pub ended: Option<Moment>,
     pub judged: Moment,
-    /// tinytask could not be asked when the run ended: never an attempt.
+    /// tinytask was away during the run, or the verdict came long after its end: never an attempt.
     pub late: bool,
 }
 
@@ -156,6 +156,8 @@ pub struct TaskVerdict {
     /// As tinytask showed them when the verdict was made.
     pub fields: u64,
     pub last_comment: i64,
+    /// Differs at a later look, where somebody moved the task away and back in between.
+    pub previous_assigned_to: Option<String>,
     /// What tinytask is to be told.
     pub write: Option<Write>,
 }

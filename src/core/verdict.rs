@@ -1,6 +1,19 @@
-//! What a run's traces mean.
+//! What a run's traces mean: first whether it is over, then what became of the tasks and files it was started for.
+//!
+//! The exit code does not enter: goose exits 0 on quota errors, at its turn limit and without its extensions. tinytask and
+//! the folder are asked instead, and what they say afterwards is compared with the baseline of the launch.
 
-/// What the combination of a run's traces means; see the table in `docs/design/01-one-run.md`.
+use crate::core::model::{
+    Detail, FoundDetail, Now, Outcome, QueueName, RunState, TaskId, TaskKey, TaskStatus,
+};
+use crate::core::policy::LATE_AFTER;
+use crate::core::record::{
+    BaselineTask, FORMAT, Failure, FailureClass, FileVerdict, Spec, TaskVerdict, Verdict,
+    VerdictRecord, Write,
+};
+use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot};
+
+/// What the combination of a run's traces means; the table is in `docs/design/01-one-run.md`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -8,16 +21,16 @@
 pub enum Meaning {
     /// No spec: the daemon died before it wrote one.
     Litter,
-    /// The shim is at work, the agent's first instruction has not run.
+    /// The shim is at work; the agent's first instruction has not run.
     Starting,
     Running,
-    /// The agent is over; the shim sweeps and records.
+    /// The agent is over; the shim is about to remove the pid file.
     Ending,
     /// The pid file was removed while the agent lives: signalled, but not over.
     SignalledAlive,
     /// The shim is dead, the agent lives.
     Orphan,
-    /// The shim and the agent are dead, something it started lives.
+    /// The shim and the agent are dead, something the agent started lives.
     OrphanLeftovers,
     /// Over, but what could not be ended lives.
     StillAlive,
@@ -27,4 +40,423 @@ pub enum Meaning {
     Clear,
     /// Over: to be judged.
     Complete,
+}
+
+/// What of a run lives, as one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Nothing,
+    Doubtful,
+    Leftovers,
+    Agent,
+    Unknown,
+}
+
+fn life(alive: Option<&Alive>) -> Life {
+    match alive {
+        None => Life::Unknown,
+        Some(Alive { agent: Some(_), .. }) => Life::Agent,
+        Some(Alive { leftovers, .. }) if !leftovers.is_empty() => Life::Leftovers,
+        Some(Alive { doubtful, .. }) if !doubtful.is_empty() => Life::Doubtful,
+        Some(_) => Life::Nothing,
+    }
+}
+
+/// One meaning for every combination. While the shim lives its word stands and nothing else is asked: with the state ended
+/// and the pid file gone the run is over, though the lock is held a moment longer. Once it is dead, what lives decides.
+pub fn meaning(seen: &Observed) -> Meaning {
+    use ObservedState as S;
+    match (
+        seen.shim,
+        seen.spec,
+        seen.state,
+        seen.pid_file,
+        life(seen.alive.as_ref()),
+    ) {
+        (true, false, _, _, _) | (true, true, S::None | S::Starting, _, _) => Meaning::Starting,
+        (true, true, S::Running, true, _) => Meaning::Running,
+        (true, true, S::Running, false, _) => Meaning::SignalledAlive,
+        (true, true, S::Ended, true, _) => Meaning::Ending,
+        (true, true, S::Ended, false, Life::Nothing) => Meaning::Complete,
+        (true, true, S::Ended, false, Life::Unknown) => Meaning::Unknown,
+        (true, true, S::Ended, false, Life::Agent | Life::Leftovers | Life::Doubtful) => {
+            Meaning::StillAlive
+        }
+
+        (false, _, _, _, Life::Unknown) => Meaning::Unknown,
+        (false, _, S::Ended, _, Life::Agent | Life::Leftovers | Life::Doubtful) => {
+            Meaning::StillAlive
+        }
+        (false, _, S::None | S::Starting | S::Running, true, Life::Agent) => Meaning::Orphan,
+        (false, _, S::None | S::Starting | S::Running, false, Life::Agent) => {
+            Meaning::SignalledAlive
+        }
+        (false, _, S::None | S::Starting | S::Running, _, Life::Leftovers) => {
+            Meaning::OrphanLeftovers
+        }
+        (false, _, S::None | S::Starting | S::Running, _, Life::Doubtful) => Meaning::StillAlive,
+        (false, _, _, true, Life::Nothing) => Meaning::Clear,
+        (false, false, _, false, Life::Nothing) => Meaning::Litter,
+        (false, true, _, false, Life::Nothing) => Meaning::Complete,
+    }
+}
+
+impl Run {
+    /// What its traces mean.
+    pub fn meaning(&self) -> Meaning {
+        meaning(&self.observed)
+    }
+
+    /// How it ended, once it has: the shim's word, else the daemon's, else what the traces say.
+    pub fn outcome(&self) -> Outcome {
+        match (
+            &self.state.as_ref().map(|s| &s.state),
+            &self.ended_by_daemon,
+        ) {
+            (Some(RunState::Ended { outcome, .. }), _) | (_, Some(outcome)) => outcome.clone(),
+            (Some(RunState::Running { .. }), None) => Outcome::Lost,
+            (Some(RunState::Starting) | None, None) => {
+                Outcome::NotLaunched("the shim died before the agent started".into())
+            }
+        }
+    }
+}
+
+/// The tasks whose present state a verdict on `run` needs from `get_task`: its named task, and those of its queue's
+/// baseline that are no longer seen there.
+pub fn questions(run: &Run, seen_tasks: impl Fn(TaskId) -> bool) -> Vec<TaskId> {
+    let Some(spec) = &run.spec else {
+        return Vec::new();
+    };
+    let named = spec.task.map(|key| key.id);
+    let gone = spec
+        .baseline
+        .tasks
+        .iter()
+        .map(|t| t.key.id)
+        .filter(|id| Some(*id) != named && !seen_tasks(*id));
+    named.into_iter().chain(gone).collect()
+}
+
+/// What the attempts before this run amount to, for one task; see `decide::Standing`.
+#[derive(Debug, Clone, Copy)]
+pub struct Count {
+    /// Attempts that failed in this stay.
+    pub failed: u32,
+    pub stay: u32,
+}
+
+/// Everything a verdict is made from.
+pub struct Case<'a> {
+    pub seen: &'a Snapshot,
+    pub run: &'a Run,
+    pub spec: &'a Spec,
+    pub evidence: &'a Evidence,
+    pub max_attempts: u32,
+    /// Another run of the queue lives: only the named task can be told to be this run's.
+    pub has_company: bool,
+    /// Attempts so far of a task.
+    pub count: &'a dyn Fn(TaskKey) -> Count,
+    pub now: &'a Now,
+}
+
+impl Case<'_> {
+    /// The verdict, or `None` while an answer of tinytask is missing.
+    pub fn judge(&self) -> Option<VerdictRecord> {
+        let (spec, run) = (self.spec, self.run);
+        let state = run.state.as_ref();
+        let outcome = run.outcome();
+        let started = state.and_then(|s| s.running.clone());
+        let ended = state.and_then(|s| s.ended.clone());
+
+        let mut tasks = Vec::new();
+        for before in &spec.baseline.tasks {
+            let is_named = spec.task == Some(before.key);
+            if self.has_company && !is_named {
+                continue;
+            }
+            if let Some(verdict) = self.task(before, is_named)? {
+                tasks.push(verdict);
+            }
+        }
+        tasks.extend(self.claimed_later());
+        let named_only_idle =
+            |t: &TaskVerdict| t.verdict == Verdict::NoProgress && spec.task == Some(t.key);
+        if tasks.iter().any(|t| !named_only_idle(t)) {
+            // The agent worked on another task than the one the run is named after: that is no attempt of the named one.
+            tasks.retain(|t| !named_only_idle(t));
+        }
+        let files: Vec<FileVerdict> = (spec.baseline.inbound.iter())
+            .map(|file| {
+                let left = self.evidence.left.contains(file);
+                FileVerdict {
+                    file: file.clone(),
+                    left,
+                    created: if left {
+                        self.evidence.created.clone()
+                    } else {
+                        Vec::new()
+                    },
+                }
+            })
+            .collect();
+
+        let late = self.is_late(started.as_ref().or(ended.as_ref()), ended.as_ref());
+        let failure = self.failure(&outcome, &tasks, &files);
+        let counts = !late
+            && failure
+                .as_ref()
+                .is_some_and(|f| f.class == FailureClass::Task);
+        let reason = failure
+            .as_ref()
+            .map_or_else(|| outcome.to_string(), |f| f.reason.clone());
+        for task in &mut tasks {
+            self.settle_write(task, counts, &reason);
+        }
+        Some(VerdictRecord {
+            format: FORMAT,
+            run: run.dir.id,
+            title: spec.title.clone(),
+            queue: run.dir.queue.clone(),
+            attempt: spec.attempt,
+            stay: spec.stay,
+            provider: spec.provider.clone(),
+            outcome,
+            tasks,
+            files,
+            failure,
+            tokens: self.evidence.tokens,
+            cost: self.evidence.cost,
+            started,
+            ended,
+            judged: self.now.into(),
+            late,
+        })
+    }
+
+    /// tinytask's present word on a task: its `get_task` answer, else what the queue's list shows.
+    fn after(&self, id: TaskId) -> Option<Detail> {
+        self.seen.details.get(&id).cloned().or_else(|| {
+            let task = self.seen.tasks.get(&id)?.clone();
+            Some(Detail::Found(FoundDetail {
+                task,
+                last_comment: 0,
+                our_comments: Vec::new(),
+                open_subtasks: 0,
+            }))
+        })
+    }
+
+    /// `Some(None)`: untouched. `None`: not known yet.
+    fn task(&self, before: &BaselineTask, is_named: bool) -> Option<Option<TaskVerdict>> {
+        let after = self.after(before.key.id)?;
+        let Detail::Found(found) = after else {
+            return Some(Some(self.entry(
+                before.key,
+                Verdict::Gone,
+                before.fields,
+                0,
+                None,
+            )));
+        };
+        let task = &found.task;
+        if task.key() != before.key {
+            return Some(Some(self.entry(
+                before.key,
+                Verdict::Gone,
+                before.fields,
+                0,
+                None,
+            )));
+        }
+        let here = task.assigned_to.as_deref() == Some(self.run.dir.queue.as_str());
+        let verdict = match (task.status, here) {
+            (TaskStatus::Complete, _) => Verdict::Done,
+            _ if task.is_archived => Verdict::Done,
+            (_, false) => Verdict::HandedOff {
+                to: task.assigned_to.clone(),
+            },
+            // A parent's status is its subtasks', not its own.
+            (_, true) if found.open_subtasks > 0 => Verdict::Progress,
+            (TaskStatus::Working, true) if is_named || before.status == TaskStatus::Idle => {
+                Verdict::LeftWorking
+            }
+            (TaskStatus::Idle, true) if is_named => {
+                let commented = before
+                    .last_comment
+                    .is_some_and(|last| found.last_comment > last);
+                let folder =
+                    self.spec.task.is_some() && self.evidence.folder != self.spec.baseline.folder;
+                if task.fields != before.fields || commented || folder {
+                    Verdict::Progress
+                } else {
+                    Verdict::NoProgress
+                }
+            }
+            (TaskStatus::Idle | TaskStatus::Working, true) => return Some(None),
+        };
+        let previous = task.previous_assigned_to.clone();
+        Some(Some(self.entry(
+            before.key,
+            verdict,
+            task.fields,
+            found.last_comment,
+            previous,
+        )))
+    }
+
+    /// Tasks that came into the queue after the launch, were claimed since, and that nobody else can have claimed.
+    fn claimed_later(&self) -> Vec<TaskVerdict> {
+        let Some(started) = self.run.state.as_ref().and_then(|s| s.running.as_ref()) else {
+            return Vec::new();
+        };
+        if self.has_company {
+            return Vec::new();
+        }
+        (self.seen.tasks.values())
+            .filter(|t| {
+                t.status == TaskStatus::Working
+                    && t.assigned_to.as_deref() == Some(self.run.dir.queue.as_str())
+            })
+            .filter(|t| !self.spec.baseline.tasks.iter().any(|b| b.key == t.key()))
+            .filter(|t| t.updated_at.seconds() >= started.wall.seconds())
+            .filter(|t| {
+                !self
+                    .seen
+                    .strangers
+                    .contains_key(&crate::core::model::RunSubject::Task(t.id))
+            })
+            .filter(|t| {
+                !self
+                    .seen
+                    .tasks
+                    .values()
+                    .any(|child| child.parent == Some(t.id))
+            })
+            .map(|t| {
+                self.entry(
+                    t.key(),
+                    Verdict::LeftWorking,
+                    t.fields,
+                    0,
+                    t.previous_assigned_to.clone(),
+                )
+            })
+            .collect()
+    }
+
+    fn entry(
+        &self,
+        key: TaskKey,
+        verdict: Verdict,
+        fields: u64,
+        last_comment: i64,
+        previous: Option<String>,
+    ) -> TaskVerdict {
+        let count = (self.count)(key);
+        TaskVerdict {
+            key,
+            attempt: count.failed + 1,
+            stay: count.stay,
+            verdict,
+            fields,
+            last_comment,
+            previous_assigned_to: previous,
+            write: None,
+        }
+    }
+
+    fn settle_write(&self, task: &mut TaskVerdict, counts: bool, reason: &str) {
+        let left_working = task.verdict == Verdict::LeftWorking;
+        if !left_working && task.verdict != Verdict::NoProgress {
+            return;
+        }
+        let run = self.run.dir.id;
+        if counts && task.attempt >= self.max_attempts {
+            let attempts = task.attempt;
+            let comment = format!(
+                "calypso-watch parked this task: {attempts} attempts in {queue} failed, the last one: {reason} (run {run}). \
+                 Log: .calypso/runs/{subject}/{dir}/output.log. It is started again after `calypso-watch retry {id}`, or when its \
+                 title, description, priority, assignee, tags or blocker change, or somebody comments on it.",
+                queue = self.run.dir.queue,
+                subject = crate::core::layout::subject_dir(run.subject),
+                dir = self.run.dir.dir_name(),
+                id = task.key.id,
+            );
+            task.write = Some(Write::Park {
+                comment,
+                put_back: left_working && !self.has_company,
+            });
+        } else if left_working && !self.has_company {
+            let comment = format!(
+                "calypso-watch put this task back to idle: its agent is gone, {reason} (run {run})."
+            );
+            task.write = Some(Write::PutBack { comment });
+        }
+    }
+
+    /// Whose fault it was, if it failed: when a task stands where it stood, or a file lies where it lay.
+    fn failure(
+        &self,
+        outcome: &Outcome,
+        tasks: &[TaskVerdict],
+        files: &[FileVerdict],
+    ) -> Option<Failure> {
+        let stuck =
+            |t: &&TaskVerdict| matches!(t.verdict, Verdict::NoProgress | Verdict::LeftWorking);
+        let left = files.iter().filter(|f| f.left).count();
+        let worst = tasks.iter().find(stuck);
+        let nothing_happened = tasks.is_empty() && files.is_empty();
+        if worst.is_none() && left == 0 && !nothing_happened {
+            return None;
+        }
+        let failure = |class, reason: String| Some(Failure { class, reason });
+        match outcome {
+            // The shim writes an exec error so; see `shim`.
+            Outcome::NotLaunched(why) if why.starts_with("exec ") => {
+                failure(FailureClass::Environment, why.clone())
+            }
+            Outcome::NotLaunched(_) | Outcome::Lost => {
+                failure(FailureClass::Ours, outcome.to_string())
+            }
+            Outcome::Stopped(_) => None,
+            Outcome::TimedOut | Outcome::LogLimit => {
+                failure(FailureClass::Task, outcome.to_string())
+            }
+            Outcome::Exited(_) | Outcome::Signaled(_) => {
+                if let Some(sign) = &self.evidence.sign {
+                    return Some(sign.clone());
+                }
+                let what = if self.evidence.asked {
+                    "asked a question and stopped".to_owned()
+                } else if let Outcome::Signaled(signal) = outcome {
+                    format!("was ended by signal {signal}")
+                } else if worst.is_some_and(|t| t.verdict == Verdict::LeftWorking) {
+                    "left it working".to_owned()
+                } else if left > 0 {
+                    format!("left {left} of {} requests in inbound", files.len())
+                } else {
+                    "made no progress".to_owned()
+                };
+                failure(FailureClass::Task, what)
+            }
+        }
+    }
+
+    fn is_late(
+        &self,
+        began: Option<&crate::core::model::Moment>,
+        ended: Option<&crate::core::model::Moment>,
+    ) -> bool {
+        let away = match (&self.seen.last_unreachable, began) {
+            (Some(away), Some(began)) => away.age(self.now) <= began.age(self.now),
+            _ => false,
+        };
+        away || ended.is_some_and(|ended| ended.age(self.now) > LATE_AFTER)
+    }
+}
+
+/// Does a verdict on a task of `queue` leave it where it was, so that its stay goes on?
+pub fn stay_goes_on(record: &VerdictRecord, entry: &TaskVerdict, queue: &QueueName) -> bool {
+    record.queue == *queue && matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking)
 }

@@ -1,0 +1,263 @@
+//! What past runs mean for a task, or an inbound file, now: its stay, its attempts, and whether it waits for that.
+//!
+//! Nothing here is remembered between looks: it follows from the verdicts on disk each time.
+
+use crate::core::model::{
+    FileKey, Moment, Now, Outcome, QueueName, RunId, RunSubject, Task, TaskKey,
+};
+use crate::core::policy::{MAX_FILE_ATTEMPTS, MAX_OURS, OURS_WINDOW, task_backoff};
+use crate::core::record::{FailureClass, Marks, TaskVerdict, Verdict, VerdictRecord, Write};
+use crate::core::verdict::stay_goes_on;
+use crate::core::{History, Hold, Policy};
+
+/// Where a task stands in its stay.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    pub stay: u32,
+    /// Attempts that failed in this stay.
+    pub failed: u32,
+    /// Runs since the last `retry`, over all queues.
+    pub runs: u32,
+    /// How the last run of this stay failed.
+    pub last_reason: Option<String>,
+    /// A run left it working and, as others of its queue lived, did not put it back; nobody changed it since.
+    pub left_working: Option<RunId>,
+    /// When the last run that calls for a wait ended, and after how many of its kind.
+    wait: Option<(Moment, u32, RunId)>,
+    parked: Option<String>,
+    stopped: Option<RunId>,
+    /// Runs that failed through no fault of the task, newest first.
+    ours: Vec<Moment>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            stay: 1,
+            failed: 0,
+            runs: 0,
+            last_reason: None,
+            left_working: None,
+            wait: None,
+            parked: None,
+            stopped: None,
+            ours: Vec::new(),
+        }
+    }
+}
+
+/// Does this verdict count no more, since a person said `retry`? Runs of the subject itself are told by their number, which no
+/// clock can change; those that only touched it by the time.
+fn is_forgiven(record: &VerdictRecord, subject: RunSubject, marks: &Marks) -> bool {
+    if record.run.subject == subject {
+        record.run.number <= marks.retried_after
+    } else {
+        marks
+            .retried_at
+            .as_ref()
+            .is_some_and(|at| record.judged.wall <= at.wall)
+    }
+}
+
+fn is_attempt(record: &VerdictRecord) -> bool {
+    !record.late
+        && record
+            .failure
+            .as_ref()
+            .is_some_and(|f| f.class == FailureClass::Task)
+}
+
+impl Standing {
+    /// Of the task `key` in `queue`, as `task` and `last_comment` show it now, where they do.
+    pub fn of(
+        history: &History,
+        key: TaskKey,
+        queue: &QueueName,
+        task: Option<&Task>,
+        last_comment: Option<i64>,
+    ) -> Self {
+        let mut standing = Self::default();
+        let subject = RunSubject::Task(key.id);
+        let mut last: Option<(&VerdictRecord, &TaskVerdict)> = None;
+        let entries = history
+            .verdicts
+            .iter()
+            .filter_map(|record| Some((record, record.tasks.iter().find(|t| t.key == key)?)));
+        for (record, entry) in entries {
+            standing.stay = standing.stay.max(entry.stay);
+            if is_forgiven(record, subject, &history.marks) {
+                last = None;
+                standing.begin_stay();
+                continue;
+            }
+            if !matches!(record.outcome, Outcome::NotLaunched(_)) {
+                standing.runs += 1;
+            }
+            if last.is_some_and(|(_, before)| before.stay != entry.stay) {
+                standing.begin_stay();
+            }
+            standing.add(record, entry);
+            last = Some((record, entry));
+        }
+        let Some((record, entry)) = last else {
+            if !history.verdicts.is_empty() {
+                standing.stay += 1;
+            }
+            return standing;
+        };
+        let moved = task.is_some_and(|t| t.previous_assigned_to != entry.previous_assigned_to);
+        let lifted = standing.parked.is_some()
+            && (task.is_some_and(|t| t.fields != entry.fields)
+                || last_comment.is_some_and(|c| c > entry.last_comment));
+        if !stay_goes_on(record, entry, queue) || moved || lifted {
+            let progressed = entry.verdict == Verdict::Progress && record.queue == *queue && !moved;
+            let wait = standing.wait.take();
+            standing.stay = entry.stay + 1;
+            standing.begin_stay();
+            // It may go on where it got on, but not in a spin.
+            standing.wait = wait.filter(|_| progressed);
+        } else if entry.verdict == Verdict::LeftWorking && entry.write.is_none() {
+            let untouched =
+                task.is_some_and(|t| t.updated_at.seconds() <= record.judged.wall.seconds());
+            standing.left_working = untouched.then_some(record.run);
+        }
+        standing
+    }
+
+    fn begin_stay(&mut self) {
+        self.failed = 0;
+        self.last_reason = None;
+        self.wait = None;
+        self.parked = None;
+        self.stopped = None;
+    }
+
+    fn add(&mut self, record: &VerdictRecord, entry: &TaskVerdict) {
+        let failed = matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking);
+        self.stopped = matches!(record.outcome, Outcome::Stopped(_))
+            .then_some(record.run)
+            .filter(|_| failed);
+        if entry.verdict == Verdict::Progress {
+            let n = self.wait.as_ref().map_or(0, |(_, n, _)| *n) + 1;
+            self.wait = Some((record.judged.clone(), n, record.run));
+        }
+        if !failed {
+            return;
+        }
+        self.last_reason = record.failure.as_ref().map(|f| f.reason.clone());
+        if is_attempt(record) {
+            self.failed += 1;
+            self.wait = Some((record.judged.clone(), self.failed, record.run));
+        }
+        if record
+            .failure
+            .as_ref()
+            .is_some_and(|f| f.class == FailureClass::Ours)
+        {
+            self.ours.insert(0, record.judged.clone());
+        }
+        if let Some(Write::Park { .. }) = entry.write {
+            self.parked = Some(self.last_reason.clone().unwrap_or_default());
+        }
+    }
+
+    /// What the task waits for because of its past, if anything.
+    pub fn hold(&self, policy: &Policy, now: &Now) -> Option<Hold> {
+        if let Some(run) = self.stopped {
+            return Some(Hold::StoppedByPerson { run });
+        }
+        if let Some(reason) = &self.parked {
+            return Some(Hold::Parked {
+                attempts: self.failed,
+                reason: reason.clone(),
+            });
+        }
+        if self.runs >= policy.max_runs_per_task {
+            return Some(Hold::TooManyRuns { runs: self.runs });
+        }
+        let recent: Vec<_> = self
+            .ours
+            .iter()
+            .map(|at| at.left_of(OURS_WINDOW, now))
+            .filter(|left| left.0 > 0)
+            .collect();
+        if recent.len() as u32 >= MAX_OURS {
+            // The oldest of the last MAX_OURS has to leave the window.
+            let until = now.wall.plus(recent[MAX_OURS as usize - 1]);
+            return Some(Hold::LostTooOften {
+                runs: recent.len() as u32,
+                until,
+            });
+        }
+        let (since, n, run) = self.wait.as_ref()?;
+        let left = since.left_of(task_backoff(*n, *run), now);
+        (left.0 > 0).then(|| Hold::BackingOff {
+            until: now.wall.plus(left),
+            attempt: self.failed + 1,
+            of: policy.max_attempts,
+            reason: self
+                .last_reason
+                .clone()
+                .unwrap_or_else(|| "went on, but did not hand on".into()),
+        })
+    }
+}
+
+/// Where an inbound file stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FileStanding {
+    /// Attempts that left it where it lay.
+    pub attempts: u32,
+    pub hold: Option<Hold>,
+}
+
+impl FileStanding {
+    /// Of the file `key`: its name, inode and mtime, so that an edited file is a new one.
+    pub fn of(history: &History, key: &FileKey, now: &Now) -> Self {
+        let mut standing = Self::default();
+        let mut wait = None;
+        let mut reason = String::new();
+        for record in history
+            .verdicts
+            .iter()
+            .filter(|r| !is_forgiven(r, RunSubject::Inbound, &history.marks))
+        {
+            let Some(file) = record.files.iter().find(|f| f.file == *key && f.left) else {
+                continue;
+            };
+            if let Outcome::Stopped(_) = record.outcome {
+                standing.hold = Some(Hold::StoppedByPerson { run: record.run });
+                continue;
+            }
+            if !file.created.is_empty() {
+                standing.hold = Some(Hold::DispatchedNotMoved {
+                    tasks: file.created.clone(),
+                });
+            }
+            if is_attempt(record) {
+                standing.attempts += 1;
+                reason = record
+                    .failure
+                    .as_ref()
+                    .map(|f| f.reason.clone())
+                    .unwrap_or_default();
+                wait = Some((record.judged.clone(), record.run));
+            }
+        }
+        if standing.hold.is_some() {
+            return standing;
+        }
+        let attempts = standing.attempts;
+        if attempts >= MAX_FILE_ATTEMPTS {
+            standing.hold = Some(Hold::FileParked { attempts, reason });
+        } else if let Some((since, run)) = wait {
+            let left = since.left_of(task_backoff(attempts, run), now);
+            standing.hold = (left.0 > 0).then(|| Hold::FileBackingOff {
+                until: now.wall.plus(left),
+                attempt: attempts + 1,
+                of: MAX_FILE_ATTEMPTS,
+            });
+        }
+        standing
+    }
+}

@@ -3,6 +3,7 @@
 use crate::cli::{Cli, Command};
 use crate::report::{Exit, Failure};
 
+pub mod task;
 pub mod tinytask;
 
 /// Does what was typed.

@@ -16,3 +16,4 @@
 
 pub mod clock;
 pub mod files;
+pub mod tinytask;

@@ -16,3 +16,5 @@
 
 pub mod clock;
 pub mod files;
+pub mod process;
+pub mod runs;

@@ -16,4 +16,6 @@
 
 pub mod clock;
 pub mod files;
+pub mod process;
+pub mod runs;
 pub mod tinytask;

@@ -15,4 +15,10 @@
 //! | [`watch`] | inotify; notify and the debouncer stay inside |
 
 pub mod clock;
+pub mod config;
+pub mod control;
 pub mod files;
+pub mod goose;
+pub mod inbound;
+pub mod recipe;
+pub mod watch;

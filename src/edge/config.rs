@@ -646,8 +646,18 @@ impl Given {
         )
     }
     fn problem(&self, key: &str, problem: String) -> Error {
+        // In the file these stand in tables.
+        let in_table = |key: &str| {
+            let (table, key) = key.split_once('_')?;
+            matches!(table, "tinytask" | "inbound").then(|| format!("{table}.{key}"))
+        };
+        let is_file = matches!(self.origin, Origin::File { .. });
+        let key = is_file
+            .then(|| in_table(key))
+            .flatten()
+            .unwrap_or_else(|| key.to_owned());
         Error::Value {
-            key: key.to_owned(),
+            key,
             problem,
             origin: self.origin.clone(),
         }

@@ -6,16 +6,18 @@
 //!
 //! Decides nothing about requests, and does not open them.
 //!
-//! Known gap: a writer that keeps a file open and pauses for longer than `settle`, unseen by a watcher, looks complete.
+//! Known gaps: of a folder with more than ten thousand entries only the upper levels are looked at. A writer that keeps a file open and pauses for longer than `settle`, unseen by a watcher, looks complete.
 //! Nothing short of a lease would tell (fcntl(2)), and a lease gets in that writer's way.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::fs::{DirEntry, FileType, Metadata};
-use std::hash::{Hash as _, Hasher as _};
+use std::hash::Hasher as _;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
 
 use camino::Utf8Path;
 use globset::GlobSet;
@@ -88,7 +90,7 @@ pub fn escape(name: &OsStr) -> String {
     let mut out = String::new();
     let hex = |out: &mut String, bytes: &[u8]| {
         for byte in bytes {
-            out.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(out, "\\x{byte:02x}");
         }
     };
     for chunk in name.as_bytes().utf8_chunks() {
@@ -165,23 +167,20 @@ fn file_state(
     if let Some(None) = seen {
         return InboundState::Settled { endless: false };
     }
-    let state = settled_after(changed(meta), settle, now);
-    let InboundState::Settling { until } = state else {
-        return state;
+    // A writer the watcher knows of is waited for, also while it pauses. Of the others, unseen ones, only the times tell: an
+    // old file that is edited in place is taken early this way, but one that is appended to for ever would never be else.
+    let (until, since) = match seen {
+        Some(Some(since)) => (since.plus(ENDLESS), *since),
+        _ => match settled_after(changed(meta), settle, now) {
+            InboundState::Settling { until } => (until, birth(meta).unwrap_or(now)),
+            settled => return settled,
+        },
     };
-    // Since when it is being written: as the watcher saw, else since its birth. An old file that is edited in place, unseen,
-    // is taken early this way; one that is appended to for ever would never be taken else.
-    let since = match seen {
-        Some(Some(since)) => *since,
-        _ => birth(meta).unwrap_or(now),
-    };
-    let deadline = since.plus(ENDLESS);
-    if deadline <= now {
-        InboundState::Settled { endless: true }
-    } else {
-        InboundState::Settling {
+    match settled_after(since, ENDLESS, now) {
+        InboundState::Settling { until: deadline } => InboundState::Settling {
             until: until.min(deadline),
-        }
+        },
+        _ => InboundState::Settled { endless: true },
     }
 }
 
@@ -202,10 +201,9 @@ fn mtime(meta: &Metadata) -> Timestamp {
     Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000)
 }
 
+/// When content or inode last changed; unlike mtime it cannot be set (inode(7)).
 fn changed(meta: &Metadata) -> Timestamp {
-    let ctime = Timestamp(meta.ctime() * 1000 + meta.ctime_nsec() / 1_000_000);
-    // mtime follows a `touch -d` into the future; ctime follows nobody.
-    ctime
+    Timestamp(meta.ctime() * 1000 + meta.ctime_nsec() / 1_000_000)
 }
 
 fn birth(meta: &Metadata) -> Option<Timestamp> {
@@ -235,59 +233,72 @@ fn tree(entry: &DirEntry) -> io::Result<Newest> {
     Ok(newest)
 }
 
-/// A digest of a task's folder: names, kinds, sizes and mtimes, in any depth that matters. The same for ever and on every machine, as
-/// it stands in records; 0 for a folder that is not there. Files are not opened.
+/// A digest of a task's folder: names, kinds, sizes and mtimes. The same for ever and on every machine, as it stands in
+/// records; 0 for a folder that is not there. Files are not opened.
 pub fn digest(dir: &Utf8Path) -> u64 {
-    let mut entries: Vec<(Vec<u8>, u32, u64, i64, i64)> = Vec::new();
+    // The sum of the entries' hashes does not depend on the order in which the kernel names them.
+    let mut sum = 0u64;
     let walked = walk(dir.as_std_path(), &mut |path, meta| {
         // A directory's own size and mtime say only that an entry came or went, which its entries say better.
-        let is_dir = meta.is_dir();
-        entries.push((
-            path.as_bytes().to_owned(),
-            meta.mode() & 0o170_000,
-            if is_dir { 0 } else { meta.size() },
-            if is_dir { 0 } else { meta.mtime() },
-            if is_dir { 0 } else { meta.mtime_nsec() },
-        ));
+        let (size, mtime) = if meta.is_dir() {
+            (0, [0, 0])
+        } else {
+            (meta.size(), [meta.mtime(), meta.mtime_nsec()])
+        };
+        let mut hasher = siphasher::sip::SipHasher13::new();
+        hasher.write(path.as_bytes());
+        hasher.write(&(meta.mode() & 0o170_000).to_le_bytes());
+        hasher.write(&size.to_le_bytes());
+        mtime
+            .iter()
+            .for_each(|part| hasher.write(&part.to_le_bytes()));
+        sum = sum.wrapping_add(hasher.finish());
     });
-    if walked.is_err() {
-        return 0;
+    match walked {
+        // 0 is for "no folder".
+        Ok(()) => sum.max(1),
+        Err(_) => 0,
     }
-    entries.sort();
-    let mut hasher = siphasher::sip::SipHasher13::new();
-    entries.hash(&mut hasher);
-    // 0 is for "no folder".
-    hasher.finish().max(1)
 }
 
-/// Visits each entry below `dir`, by its path from there, without following symlinks. Bounded in number and depth; what
-/// vanishes meanwhile is skipped.
-fn walk(dir: &std::path::Path, visit: &mut dyn FnMut(&OsStr, &Metadata)) -> io::Result<()> {
+/// Visits each entry below `dir`, by its path from there, without following symlinks; level by level, and a level that would
+/// make it more than [`TREE`] entries not at all, so that what is visited does not depend on the order of names. What vanishes
+/// meanwhile is skipped.
+fn walk(dir: &Path, visit: &mut dyn FnMut(&OsStr, &Metadata)) -> io::Result<()> {
     let mut left = TREE;
-    let mut open = vec![(OsString::new(), 0)];
-    while let Some((below, depth)) = open.pop() {
-        let entries = match std::fs::read_dir(dir.join(&below)) {
-            Ok(entries) => entries,
-            Err(error) if below.is_empty() => return Err(error),
-            Err(_) => continue,
-        };
-        for entry in entries {
-            let Ok((entry, meta)) = entry.and_then(|e| e.metadata().map(|meta| (e, meta))) else {
-                continue;
+    let mut level = vec![OsString::new()];
+    for _ in 0..DEPTH {
+        let mut found = Vec::new();
+        for below in &level {
+            let entries = match std::fs::read_dir(dir.join(below)) {
+                Ok(entries) => entries,
+                Err(error) if below.is_empty() => return Err(error),
+                Err(_) => continue,
             };
-            if left == 0 {
-                return Ok(());
+            for entry in entries {
+                let Ok((entry, meta)) = entry.and_then(|e| e.metadata().map(|meta| (e, meta)))
+                else {
+                    continue;
+                };
+                if left == 0 {
+                    return Ok(());
+                }
+                left -= 1;
+                found.push((
+                    Path::new(below).join(entry.file_name()).into_os_string(),
+                    meta,
+                ));
             }
-            left -= 1;
-            let mut path = below.clone();
-            if !path.is_empty() {
-                path.push("/");
-            }
-            path.push(entry.file_name());
+        }
+        level.clear();
+        for (path, meta) in found {
             visit(&path, &meta);
-            if meta.is_dir() && depth < DEPTH {
-                open.push((path, depth + 1));
+            if meta.is_dir() {
+                level.push(path);
             }
+        }
+        if level.is_empty() {
+            break;
         }
     }
     Ok(())

@@ -199,6 +199,8 @@ struct State {
     upset: HashMap<PathBuf, bool>,
     /// See `edge::inbound::Closed`.
     closed: HashMap<(OsString, u64), Option<Timestamp>>,
+    /// The last file that was made in inbound/: an `Open` right behind tells that somebody writes it, not that it was linked.
+    made: Option<(OsString, u64)>,
     gate: Option<Gate>,
 }
 
@@ -229,10 +231,14 @@ fn handle(shared: &Arc<Shared>, event: notify::Result<Event>) {
             state.overflowed("more happened than the kernel keeps events for", at)
         }
         Ok(event) => {
-            // Our own looks open directories; a rename's two halves were told already.
+            if let EventKind::Access(AccessKind::Open(_)) = event.kind {
+                state.opened(&event, at);
+                return;
+            }
+            // A rename's two halves were told already.
             let is_noise = matches!(
                 event.kind,
-                EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Read))
+                EventKind::Access(AccessKind::Close(AccessMode::Read))
                     | EventKind::Modify(ModifyKind::Name(RenameMode::Both))
             );
             if is_noise {
@@ -252,14 +258,33 @@ fn handle(shared: &Arc<Shared>, event: notify::Result<Event>) {
 
 impl State {
     fn overflowed(&mut self, why: &str, at: Timestamp) {
-        let mut all = Areas::default();
-        all.rescan = true;
-        self.raise(all, at);
+        let everything = Areas {
+            rescan: true,
+            ..Areas::default()
+        };
+        self.raise(everything, at);
         // A file may have been opened again unseen.
         self.closed.clear();
         // An overflow comes in bursts.
         if !self.lost.iter().any(|said| said == why) {
             self.lost.push(why.to_owned());
+        }
+    }
+
+    /// Opens are dropped, as our own looks make them, but for one: open(2) with O_CREAT queues `Create` and `Open` together, so an
+    /// `Open` of the file made last means a writer that will close it. One that was linked in has none.
+    fn opened(&mut self, event: &Event, at: Timestamp) {
+        if let Some((name, inode)) = self.made.take() {
+            let is_it = |path: &PathBuf| {
+                path.file_name() == Some(&name)
+                    && path
+                        .parent()
+                        .and_then(|dir| self.places.get(dir))
+                        .is_some_and(|areas| areas.contains(&Area::Inbound))
+            };
+            if event.paths.iter().any(is_it) {
+                self.closed.insert((name, inode), Some(at));
+            }
         }
     }
 
@@ -378,7 +403,7 @@ impl State {
                 Urgency::Now
             }
             EventKind::Create(_) => {
-                self.closed.insert(key, Some(at));
+                self.made = Some(key);
                 Urgency::Settle
             }
             _ => Urgency::Settle,
@@ -416,6 +441,8 @@ struct Dir {
     mode: Option<u32>,
     /// Since when it has been missing.
     missing: Option<Instant>,
+    /// It could not be made again; tried anew at the next rescan.
+    has_failed: bool,
 }
 
 /// Starts watching: arm first, then look. Missing folders are made; the base path itself is not. `db` is tinytask's SQLite file, where that
@@ -542,8 +569,8 @@ impl Watch {
     /// Checks that what is watched is still what stands at the paths, and arms what is not. For the slow rescan: it finds what
     /// no event told. What was amiss comes with the next wake.
     pub fn verify(&mut self) {
-        for index in 0..self.dirs.len() {
-            let dir = &self.dirs[index];
+        for dir in &mut self.dirs {
+            dir.has_failed = false;
             if dir.identity.is_none() || identity(&dir.path) != dir.identity {
                 let path = dir.path.clone();
                 self.shared.lock().upset.entry(path).or_insert(true);
@@ -564,8 +591,10 @@ impl Watch {
             identity: None,
             mode,
             missing: None,
+            has_failed: false,
         };
         let armed = arm(&mut self.watcher, &mut dir, true);
+        dir.missing = armed.is_err().then(Instant::now);
         if !self.dirs.iter().any(|known| known.path == dir.path) {
             self.dirs.push(dir);
         }
@@ -607,10 +636,19 @@ impl Watch {
                     self.watcher.unwatch(&dir.path).ok();
                     dir.identity = None;
                 }
-                if arm(&mut self.watcher, dir, false).is_err() {
-                    dir.missing.get_or_insert_with(Instant::now);
-                } else if went || dir.missing.take().is_some() {
-                    self.tell(&path, "was replaced; it is watched again");
+                let was_missing = dir.missing.is_some();
+                if arm(&mut self.watcher, dir, false).is_ok() {
+                    dir.missing = None;
+                    if was_missing {
+                        self.tell(&path, "is there again; it is watched");
+                    } else if went {
+                        self.tell(&path, "was replaced; it is watched again");
+                    }
+                } else if !was_missing {
+                    dir.missing = Some(Instant::now());
+                    if dir.mode.is_none() {
+                        self.tell(&path, "is gone; each rescan looks for it");
+                    }
                 }
             } else if went {
                 // A task's folder; its end is told by workqueue/.
@@ -658,8 +696,10 @@ impl Watch {
             },
         );
         // What happened between its end and now was not seen.
+        if areas.inbound {
+            state.closed.clear();
+        }
         areas.rescan = true;
-        state.closed.clear();
         state.raise(areas, clock::wall());
         state.lost.push(format!("`{}` {what}", path.display()));
     }
@@ -668,11 +708,7 @@ impl Watch {
 /// Watches the directory; makes it first, where that is wanted and it is missing.
 fn arm(watcher: &mut RecommendedWatcher, dir: &mut Dir, make: bool) -> Result<(), Error> {
     if make && let Some(mode) = dir.mode {
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(&dir.path);
-        made.map_err(|source| Error::Other {
+        make_dir(&dir.path, mode).map_err(|source| Error::Other {
             path: Utf8PathBuf::from(dir.path.to_string_lossy().into_owned()),
             source,
         })?;
@@ -683,6 +719,21 @@ fn arm(watcher: &mut RecommendedWatcher, dir: &mut Dir, make: bool) -> Result<()
     // Read after arming: should it be replaced in between, the event for that arms again.
     dir.identity = identity(&dir.path);
     Ok(())
+}
+
+/// Makes the directory and, where that is ours, the one it is in; never the base path, which a person removed.
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    let make = |path: &Path, mode| {
+        let made = std::fs::DirBuilder::new().mode(mode).create(path);
+        made.or_else(|error| if path.is_dir() { Ok(()) } else { Err(error) })
+    };
+    match path.parent() {
+        Some(state) if state.file_name().is_some_and(|name| name == ".calypso") => {
+            make(state, 0o755)?;
+        }
+        _ => {}
+    }
+    make(path, mode)
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

@@ -399,3 +399,26 @@ fn an_agent_can_linger_after_its_hand_off() {
     let ran = run.join().expect("the agent ran");
     assert!(ran.said().contains("is with product now"), "{ran:#?}");
 }
+
+/// Only a time limit ends such a run: goose waits for ever, before its first word to the model.
+#[test]
+fn goose_waits_for_a_tinytask_that_never_answers() {
+    let Some(goose) = goose() else { return };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    let address = silent.local_addr().expect("a bound socket has an address");
+    let model = Model::start();
+    let team = Team::new(goose, &model, &format!("http://{address}/mcp"));
+    let mut agent = team.agent("architect", Some(1));
+    let mut agent = agent
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("goose starts");
+    let (mut call, _) = silent.accept().expect("goose calls");
+    let mut first = [0; 4];
+    std::io::Read::read_exact(&mut call, &mut first).expect("goose says something");
+    assert_eq!(&first, b"POST");
+    assert!(agent.try_wait().expect("it is our child").is_none());
+    assert_eq!(model.requests("architect"), 0);
+    agent.kill().expect("it is our child");
+    agent.wait().expect("it is our child");
+}

@@ -1,7 +1,7 @@
 //! Starting the built-in tinytask, where `builtin = true`: a process of its own that outlives the daemon.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -18,11 +18,16 @@ const START_TIME: Duration = Duration::from_secs(10);
 /// The built-in server of this base path: started here, or found running.
 pub struct Builtin {
     layout: Layout,
+    /// Where it was started here: collected when it ends.
+    child: Option<Child>,
 }
 
 impl Builtin {
     /// Nobody holds its lock.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&mut self) -> bool {
+        if let Some(child) = &mut self.child {
+            child.try_wait().ok();
+        }
         !files::is_held_at(&self.layout.tinytask_lock()).unwrap_or(true)
     }
 }
@@ -34,7 +39,7 @@ impl Builtin {
 pub async fn start_builtin(config: &Config, layout: &Layout, exe: &Utf8Path) -> Result<Option<Builtin>, Error> {
     let Some(TinytaskChoice::Builtin { listen }) = &config.tinytask.chosen else { return Ok(None) };
     let address = listen.map_or_else(|| "127.0.0.1:3000".to_owned(), |address| address.to_string());
-    let builtin = Builtin { layout: layout.clone() };
+    let mut builtin = Builtin { layout: layout.clone(), child: None };
     if !builtin.is_gone() {
         return Ok(Some(builtin));
     }
@@ -62,7 +67,11 @@ pub async fn start_builtin(config: &Config, layout: &Layout, exe: &Utf8Path) -> 
         Ok(())
     };
     match tokio::time::timeout(START_TIME, listening).await {
-        Ok(result) => result.map(|()| Some(builtin)),
+        Ok(result) => {
+            result?;
+            builtin.child = Some(child);
+            Ok(Some(builtin))
+        }
         Err(_) => Err(failed(format!("it does not listen at {address}; see `.calypso/tinytask.log`"))),
     }
 }

@@ -162,5 +162,5 @@ pub fn running(layout: &Layout) -> Result<LockRecord, Option<crate::core::model:
     {
         return Ok(record);
     }
-    Err(crate::edge::inbound::modified(&path))
+    Err(files::modified(&path))
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use tokio::io::unix::AsyncFd;
@@ -199,7 +200,7 @@ impl Daemon {
                         break Scope::Everything;
                     }
                     _ = signals.child.recv() => {
-                        process::reap_strays(&self.own_children());
+                        process::reap_strays();
                         continue;
                     }
                     () = timers.due(decision.wake_at) => {
@@ -299,7 +300,8 @@ impl Daemon {
                 self.bell.notify_one();
                 continue;
             };
-            let Ok(pidfd) = AsyncFd::new(pidfd) else { continue };
+            // SAFETY: the pidfd is moved in and stays open, under the same number, for as long as the AsyncFd lives.
+            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else { continue };
             let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
                 if pidfd.readable().await.is_ok() {
@@ -330,10 +332,6 @@ impl Daemon {
                 Err(error) => error!(error = chain(&error), "the built-in tinytask does not start"),
             }
         }
-    }
-
-    fn own_children(&self) -> Vec<i32> {
-        self.looker.tinytask.as_ref().and_then(|tinytask| tinytask.child_pid()).into_iter().collect()
     }
 
     fn prune(&self, seen: &Snapshot) {

@@ -246,10 +246,10 @@ impl Daemon {
         let done = self.done.0.clone();
         let is_overdue = *outcome == Outcome::TimedOut;
         tokio::task::spawn_local(async move {
-            match shim.filter(|_| !is_overdue) {
+            match shim.as_ref().filter(|_| !is_overdue) {
                 // A person's wish: the shim knows how, and writes down what came of it.
                 Some(shim) => {
-                    if let Ok(Some(pidfd)) = process::Pidfd::open_checked(&shim) {
+                    if let Ok(Some(pidfd)) = process::Pidfd::open_checked(shim) {
                         pidfd.signal(process::Signal::TERM).ok();
                     }
                 }

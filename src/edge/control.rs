@@ -9,7 +9,7 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 
 use crate::core::Controls;
 use crate::core::layout::{Layout, parse_subject_dir, subject_dir};
@@ -84,9 +84,17 @@ pub fn look(layout: &Layout) -> io::Result<Controls> {
     Ok(controls)
 }
 
+/// Makes the folder, for its owner only, where it is missing.
+pub fn make_folder(layout: &Layout) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(layout.control()) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Leaves the wish; true when it was not there before. Makes the directory, for its owner only, where it is missing.
 pub fn create(layout: &Layout, control: &Control) -> io::Result<bool> {
-    ensure_dir(&layout.control())?;
+    make_folder(layout)?;
     match OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -110,13 +118,6 @@ pub fn remove(layout: &Layout, control: &Control) -> io::Result<bool> {
 
 fn path(layout: &Layout, control: &Control) -> Utf8PathBuf {
     layout.control().join(control.file_name())
-}
-
-fn ensure_dir(dir: &Utf8Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 #[cfg(test)]

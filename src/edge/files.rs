@@ -7,6 +7,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8Path;
 
+use crate::core::model::Timestamp;
+
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -149,4 +151,10 @@ pub fn is_absent(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+/// When what stands at `path` (a symlink itself, not its target) was last changed; `None` where nothing does.
+pub fn modified(path: &Utf8Path) -> Option<Timestamp> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some(Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000))
 }

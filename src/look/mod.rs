@@ -16,7 +16,7 @@ use crate::core::model::{Detail, Millis, Moment, Now, ProcessId, QueueName, RunI
 use crate::core::record::{Marks, VerdictRecord, Write};
 use crate::core::verdict::{Meaning, questions};
 use crate::core::{Alive, Coverage, Evidence, History, Observed, ObservedState, Run, Snapshot, Stranger, Tinytask, Vitals};
-use crate::edge::{clock, config::Config, control, goose, inbound, process, recipe, runs, tinytask};
+use crate::edge::{clock, config::Config, control, files, goose, inbound, process, recipe, runs, tinytask};
 
 mod server;
 
@@ -129,6 +129,7 @@ impl Looker {
         self.processes(&mut seen)?;
         self.files(&mut seen, now)?;
         self.ask(&mut seen, scope, now).await;
+        self.folders(&mut seen);
         self.histories(&mut seen)?;
         self.watch_parked(&mut seen).await;
         self.evidence(&mut seen).await;
@@ -239,7 +240,6 @@ impl Looker {
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
         seen.inbound =
             inbound::look(&layout.inbound(), settle, ignore, now.wall, &self.memory.closed).map_err(io(&layout.inbound()))?;
-        seen.folders = inbound::task_folders(&layout.workqueue()).map_err(io(&layout.workqueue()))?;
         let chosen = self.config.recipe_files();
         seen.recipes = recipe::list(&layout.recipes(), &chosen).into_iter().collect();
         seen.troubles.extend(recipe::odd_names(&layout.recipes()).into_iter().map(|name| format!("recipes/{name} is no recipe's name")));
@@ -252,6 +252,16 @@ impl Looker {
             }
         }
         Ok(())
+    }
+
+    /// The folders of the tasks that tinytask showed; whatever else lies in workqueue/ is nobody's question.
+    fn folders(&self, seen: &mut Snapshot) {
+        for id in seen.tasks.keys() {
+            let path = self.layout.task_folder(*id);
+            if let Some(changed) = files::modified(&path).filter(|_| path.is_dir()) {
+                seen.folders.insert(*id, changed);
+            }
+        }
     }
 
     // ── tinytask ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -470,8 +480,8 @@ impl Looker {
     }
 
     fn last_sign(&self, run: &Run) -> Option<Timestamp> {
-        let output = inbound::modified(&self.layout.run(&run.dir).output());
-        let folder = run.dir.id.subject.task().and_then(|id| inbound::modified(&self.layout.task_folder(id)));
+        let output = files::modified(&self.layout.run(&run.dir).output());
+        let folder = run.dir.id.subject.task().and_then(|id| files::modified(&self.layout.task_folder(id)));
         output.max(folder)
     }
 }

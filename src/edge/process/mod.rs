@@ -206,10 +206,12 @@ pub fn become_subreaper() -> io::Result<()> {
     ))?)
 }
 
-/// Collects dead children that nobody waits for. `keep`: children that somebody does wait for (tokio's), which must be left to them.
-pub fn reap_strays(keep: &[i32]) {
+/// Collects dead children that nobody waits for: shims and what their runs left, which are in sessions of their own. Children
+/// started for a purpose (a tinytask) are in this process's session and belong to whoever started them.
+pub fn reap_strays() {
+    let own_session = stat(std::process::id().cast_signed()).ok().flatten().map(|own| own.session);
     for pid in stat::children(std::process::id().cast_signed()) {
-        if keep.contains(&pid) || !matches!(stat(pid), Ok(Some(stat)) if stat.is_dead()) {
+        if !matches!(stat(pid), Ok(Some(stat)) if stat.is_dead() && Some(stat.session) != own_session) {
             continue;
         }
         // By number, which is pinned: only this process can collect its children, and it has one thread that does.

@@ -296,7 +296,7 @@ pub const FLAT_KEYS: [&str; 20] = [
 ];
 
 /// Variables of ours that are no settings.
-const OTHER_VARIABLES: [&str; 2] = ["CALYPSO_BASE_PATH", "CALYPSO_RUN"];
+const OTHER_VARIABLES: [&str; 3] = ["CALYPSO_BASE_PATH", "CALYPSO_RUN", "CALYPSO_WATCH"];
 
 /// [`load`] with the environment as an argument.
 pub fn load_from(

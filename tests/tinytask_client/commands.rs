@@ -70,7 +70,13 @@ async fn list_is_a_table_no_wider_than_a_screen() {
         text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
     );
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @"
+    TASK  QUEUE  STATUS    PRIO  TITLE
+      #7  coder  working      0  Add OAuth login
+     #12  coder  idle       1.5  a very long title a very long title a very long ti…
+    #130  coder  blocked      0  evil �[2J�title second
+    #131  –      archived     0  task 131
+    ");
     fake.says("get_my_queue", [list(&[])]);
     assert_eq!(
         run(&fake, list_command(Some("coder"), false, false)).await,
@@ -151,7 +157,29 @@ async fn show_tells_all_that_was_said() {
     );
     let (text, exit) = run(&fake, show("#9", false)).await;
     assert_eq!(exit, Exit::Done);
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @"
+    #9 task 9
+      status    idle, blocked by #4
+      queue     coder, before that architect
+      priority  0
+      tags      x, y
+      created   2026-11-22T18:38:55Z by boss
+      updated   2026-11-22T18:38:55Z
+
+    First line.
+
+    Third line.
+
+    alice, 2026-11-22T18:40:00Z
+      two
+      lines �[31m
+
+    somebody, 2026-11-22T18:41:00Z
+      anonymous
+
+    links
+      workqueue/task_9/index.md  the plan
+    ");
     let (json, _) = run(&fake, show("9", true)).await;
     assert!(json.starts_with("{\n  \"id\": 9,\n"), "{json}");
 }

@@ -113,7 +113,7 @@ async fn a_hanging_server_times_out_and_works_again_later() {
             ),
             "{error:?}"
         );
-        assert!(told(&error).ends_with("did not answer `initialize` within 400ms"));
+        assert!(told(&error).ends_with("did not answer `initialize` within 1s"));
 
         // Connected, then silent.
         fake.always(None);
@@ -121,16 +121,7 @@ async fn a_hanging_server_times_out_and_works_again_later() {
         eventually("connected", async || client.queue("coder").await.is_ok()).await;
         fake.says("get_my_queue", [hang]);
         let error = client.queue("coder").await.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::Timeout {
-                    call: "get_my_queue",
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
+        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
 
         fake.says("get_my_queue", [list(&[])]);
         eventually("answered again", async || {
@@ -371,6 +362,24 @@ async fn parallel_calls_share_one_connection_and_one_attempt_to_connect() {
     let (a, b, c) = tokio::join!(client.queue("a"), client.queue("b"), client.queue("c"));
     assert!(a.is_ok() && b.is_ok() && c.is_ok(), "{a:?} {b:?} {c:?}");
     assert_eq!(fake.asked("initialize").len(), 2);
+}
+
+#[test]
+fn a_proxy_for_the_world_outside_is_not_asked_for_this_machine() {
+    // The environment belongs to the whole process, so another one of these is started with it.
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "recorded::both_ways_to_write_a_time_mean_the_same",
+        ])
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("http_proxy", "http://127.0.0.1:1")
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
 }
 
 #[tokio::test]

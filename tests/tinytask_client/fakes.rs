@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 /// Long enough for a debug build on a loaded machine.
 pub(crate) const PATIENT: Duration = Duration::from_secs(60);
 /// For calls that are never answered.
-pub(crate) const SHORT: Duration = Duration::from_millis(400);
+pub(crate) const SHORT: Duration = Duration::from_secs(1);
 
 pub(crate) const V1: &str = include_str!("../data/tinytask_wire/v1.jsonl");
 pub(crate) const V2: &str = include_str!("../data/tinytask_wire/v2.jsonl");

@@ -484,4 +484,4 @@ async fn what_a_person_may_change_changes_the_fields_and_nothing_else_does() {
     assert_eq!(distinct.len(), 9, "{fields:?}");
 }
 
-const FIELDS_OF_TASK_1: u64 = 0;
+const FIELDS_OF_TASK_1: u64 = 162_064_986_114_633_131;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use crate::cli::TaskCommand;
-use crate::core::model::{Task, TaskId};
+use crate::core::model::{Invalid, Task, TaskId, Timestamp};
 use crate::edge::clock;
 use crate::edge::tinytask::{Error, NewTask, Page, Tinytask};
 use crate::report::{Exit, Failure};
@@ -101,7 +101,7 @@ async fn answer(tinytask: &Tinytask, command: TaskCommand) -> Result<Option<Stri
 
 fn number(text: &str) -> Result<TaskId, Failure> {
     text.parse()
-        .map_err(|error: crate::core::model::Invalid| Failure::new(Exit::Usage, error))
+        .map_err(|error: Invalid| Failure::new(Exit::Usage, error))
 }
 
 fn failure(error: Error) -> Failure {
@@ -194,11 +194,8 @@ pub fn page(page: &Page) -> String {
         .created_by
         .as_deref()
         .map(|by| format!(" by {}", line(by)));
-    row(
-        "created",
-        clock::utc(task.created_at) + &by.unwrap_or_default(),
-    );
-    row("updated", clock::utc(task.updated_at));
+    row("created", when(task.created_at) + &by.unwrap_or_default());
+    row("updated", when(task.updated_at));
     if let Some(description) = &page.description {
         let _ = write!(text, "\n{}", block(description, ""));
     }
@@ -206,7 +203,7 @@ pub fn page(page: &Page) -> String {
         let by = line(comment.by.as_deref().unwrap_or("somebody"));
         let at = comment
             .at
-            .map(|at| format!(", {}", clock::utc(at)))
+            .map(|at| format!(", {}", when(at)))
             .unwrap_or_default();
         let _ = write!(text, "\n{by}{at}\n{}", block(&comment.text, "  "));
     }
@@ -221,6 +218,11 @@ pub fn page(page: &Page) -> String {
         let _ = writeln!(text, "  {}{}", line(&link.url), said.unwrap_or_default());
     }
     text
+}
+
+/// tinytask knows whole seconds only.
+fn when(at: Timestamp) -> String {
+    clock::utc(at).replace(".000Z", "Z")
 }
 
 /// tinytask's JSON. What a terminal would act upon stands in strings only, so that an escape keeps its meaning there.

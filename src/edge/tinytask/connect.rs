@@ -325,6 +325,8 @@ fn http_error(
             stranger("it asks for a login, which tinytask never does")
         }
         StreamableHttpError::HttpStatus(status) => unreachable(Cause::new(status.to_string())),
+        // Its cause is not its `source`.
+        StreamableHttpError::Client(error) => unreachable(Cause::root(error)),
         other => unreachable(Cause::root(other)),
     }
 }

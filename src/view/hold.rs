@@ -1,0 +1,323 @@
+//! Why something waits, in words, and the command that lifts it where there is one.
+
+use crate::core::model::{Leftover, Now, RunId, RunSubject, TaskId, Timestamp};
+use crate::core::{Hold, Snapshot, Subject};
+use crate::view::text::{ago, clean, list, plural, wait};
+
+/// A hold in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// What it waits for, as a phrase without a full stop.
+    pub what: String,
+    /// What a person may type.
+    pub command: Option<String>,
+}
+
+impl Words {
+    /// Both on one line.
+    pub fn line(&self) -> String {
+        match &self.command {
+            Some(command) => format!("{} ({command})", self.what),
+            None => self.what.clone(),
+        }
+    }
+}
+
+/// One clear phrase: what `subject` waits for, and in brackets the command that lifts it, where there is one.
+pub fn hold_words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> String {
+    words(seen, subject, hold, now).line()
+}
+
+/// As [`hold_words`], in two parts.
+pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Words {
+    let about = match subject {
+        Subject::Task(id) => id.to_string(),
+        Subject::Run(run) => run.subject.to_string(),
+        Subject::Inbound(_) => "inbound".into(),
+        Subject::Everything | Subject::Queue(_) | Subject::Provider(_) => String::new(),
+    };
+    let queue = match subject {
+        Subject::Queue(queue) => Some(queue.clone()),
+        Subject::Task(id) => seen.tasks.get(id).and_then(|t| t.queue()),
+        _ => None,
+    };
+    let queue_name = queue.as_ref().map_or("QUEUE", |q| q.as_str());
+    let in_time = |until: &Timestamp| wait(until.since(now.wall));
+    let says = |verb: &str| Some(format!("calypso-watch {verb} {about}"));
+
+    let (what, command) = match hold {
+        Hold::TinytaskUnreachable { since, error } => (
+            format!(
+                "tinytask is unreachable since {}: {}; nothing is started until it is back",
+                ago(since.age(now)),
+                clean(error)
+            ),
+            None,
+        ),
+        Hold::TinytaskSuspicious { vanished, of } => (
+            format!(
+                "{vanished} of {of} open tasks vanished from tinytask at once: is it another server? Nothing is started, \
+                 judged or written until that is clear"
+            ),
+            None,
+        ),
+        Hold::Paused => (
+            "paused: nothing is started".into(),
+            Some("calypso-watch resume".into()),
+        ),
+        Hold::QueuePaused => (
+            "its queue is paused".into(),
+            Some(format!("calypso-watch resume {queue_name}")),
+        ),
+        Hold::NoRecipe => (
+            format!("no recipes/{queue_name}.yaml: it waits for people"),
+            None,
+        ),
+        Hold::BrokenRecipe { error } => (
+            format!(
+                "its recipe cannot be used: {}; read again as soon as it changes",
+                clean(error)
+            ),
+            None,
+        ),
+        Hold::Environment { reason, until } => (
+            format!(
+                "the last run could not work: {}; next try in {}, or when the recipe changes",
+                clean(reason),
+                in_time(until)
+            ),
+            None,
+        ),
+        Hold::NoTaskId { asked } => (
+            format!("one run at a time, not {asked}: its recipe declares no parameter `task_id`"),
+            None,
+        ),
+        Hold::Provider {
+            reason,
+            until,
+            probing,
+        } => {
+            let next = match probing {
+                Some(run) => format!("run {run} finds out whether that is over"),
+                None if until.since(now.wall).0 == 0 => {
+                    "one run at a time finds out whether that is over".into()
+                }
+                None => format!("next try in {}", in_time(until)),
+            };
+            (
+                format!("its provider fails: {}; {next}", clean(reason)),
+                None,
+            )
+        }
+        Hold::Running { run } => (format!("run {run} is at it"), None),
+        Hold::NoSlot { by, limit: 1 } => (format!("one run at a time, {}", has_slot(by)), None),
+        Hold::NoSlot { by, limit } => (format!("{limit} runs at a time, {}", has_slot(by)), None),
+        Hold::MaxRuns { limit } => (
+            format!(
+                "{} at most over all queues (max_runs)",
+                plural(*limit as usize, "run")
+            ),
+            None,
+        ),
+        Hold::BlockedBy { task: Some(task) } => (format!("blocked by #{task}"), None),
+        Hold::BlockedBy { task: None } => ("blocked, says tinytask".into(), None),
+        Hold::OpenSubtasks { open } => (
+            format!(
+                "{} open; it completes with them",
+                plural(*open as usize, "subtask")
+            ),
+            None,
+        ),
+        Hold::NotAssigned { queue_name: None } => (
+            "assigned to nobody".into(),
+            Some(format!("calypso-watch task move {about} QUEUE")),
+        ),
+        Hold::NotAssigned {
+            queue_name: Some(name),
+        } => (
+            format!("in `{}`, but assigned to no agent", clean(name)),
+            Some(format!("calypso-watch task move {about} QUEUE")),
+        ),
+        Hold::AwaitingFiles { run } => (
+            format!("run {run} may still be filling workqueue/task_{about}"),
+            None,
+        ),
+        Hold::NoFolder => (
+            "its folder is not there".into(),
+            Some(format!("mkdir workqueue/task_{about}")),
+        ),
+        Hold::BackingOff {
+            until,
+            attempt,
+            of,
+            reason,
+        } => (
+            format!(
+                "attempt {attempt} of {of} in {}: {}",
+                in_time(until),
+                clean(reason)
+            ),
+            None,
+        ),
+        Hold::Parked { attempts, reason } => (
+            format!(
+                "parked after {}: {}",
+                plural(*attempts as usize, "attempt"),
+                clean(reason)
+            ),
+            says("retry"),
+        ),
+        Hold::TooManyRuns { runs } => (
+            format!(
+                "{} without a person's word: is it going in circles?",
+                plural(*runs as usize, "run")
+            ),
+            says("retry"),
+        ),
+        Hold::LostTooOften { runs, until } => (
+            format!(
+                "{} within the hour failed through no fault of the task; next in {}",
+                plural(*runs as usize, "run"),
+                in_time(until)
+            ),
+            says("retry"),
+        ),
+        Hold::StoppedByPerson { run } => {
+            (format!("run {run} was stopped by a person"), says("retry"))
+        }
+        Hold::HeldByFile => ("held by a person".into(), says("retry")),
+        Hold::StopAsked => ("a stop was asked for and is being carried out".into(), None),
+        Hold::RunNotOver { run } => (format!("run {run} touched it and is not over"), None),
+        Hold::StillAlive { run, leftovers } => (
+            format!("run {run} is over, but {}", still_alive(leftovers)),
+            Some(format!("calypso-watch release {}", run.subject)),
+        ),
+        Hold::Unknown { run } => (
+            format!(
+                "whether run {run} lives cannot be seen by this user; ask as the one who runs it"
+            ),
+            None,
+        ),
+        Hold::VerdictWaits { run } => (
+            format!("run {run} is over; what became of it is asked of tinytask first"),
+            None,
+        ),
+        Hold::RunningOutside {
+            process,
+            comm,
+            since,
+            younger: false,
+        } => (
+            format!(
+                "{} (pid {}) has it for {}, started by somebody else",
+                clean(comm),
+                process.pid,
+                ago(now.wall.since(*since))
+            ),
+            None,
+        ),
+        Hold::RunningOutside {
+            process,
+            comm,
+            since,
+            younger: true,
+        } => (
+            format!(
+                "its pid file of {} ago names {} (pid {}), which is younger: perhaps another process with the same number",
+                ago(now.wall.since(*since)),
+                clean(comm),
+                process.pid
+            ),
+            says("release"),
+        ),
+        Hold::OddPidFile { what } => (
+            format!("odd pid file: {}", clean(what)),
+            Some(format!("rm running_tasks/{}", pid_file(subject))),
+        ),
+        Hold::WorkingElsewhere => (
+            "`working` in tinytask, but by no run from here".into(),
+            says("putback"),
+        ),
+        Hold::NotAsked => ("not asked about in this look".into(), None),
+        Hold::Settling { until } => (
+            format!("still being written, or so it looks for {}", in_time(until)),
+            None,
+        ),
+        Hold::OddFile { what } => (format!("no request: {}", clean(what)), None),
+        Hold::DispatchedNotMoved { tasks } => (
+            format!(
+                "dispatched but not moved: {}? Move it away, or have it dispatched again",
+                tasks_list(tasks)
+            ),
+            says("retry"),
+        ),
+        Hold::FileBackingOff { until, attempt, of } => (
+            format!("attempt {attempt} of {of} in {}", in_time(until)),
+            None,
+        ),
+        Hold::FileParked { attempts, reason } => (
+            format!(
+                "left lying by {}: {}",
+                plural(*attempts as usize, "run"),
+                clean(reason)
+            ),
+            says("retry"),
+        ),
+        Hold::NoDispatcher { queue } => (
+            format!("no recipes/{queue}.yaml: nobody takes requests"),
+            None,
+        ),
+        Hold::DispatcherNeedsTask { queue } => (
+            format!("recipes/{queue}.yaml requires `task_id`, and a request has no task yet"),
+            None,
+        ),
+    };
+    Words { what, command }
+}
+
+fn pid_file(subject: &Subject) -> String {
+    match subject {
+        Subject::Task(id) => format!("task_{id}.pid"),
+        _ => "inbound.pid".into(),
+    }
+}
+
+fn has_slot(by: &[RunId]) -> String {
+    let names: Vec<String> = by
+        .iter()
+        .map(|run| match (run.subject, run.number) {
+            (RunSubject::Inbound, _) => "inbound".into(),
+            (RunSubject::Task(id), 0) => format!("#{id} (not started from here)"),
+            (RunSubject::Task(id), _) => format!("#{id}"),
+        })
+        .collect();
+    let verb = if by.len() == 1 {
+        "has the slot"
+    } else {
+        "have them"
+    };
+    format!("{} {verb}", list(&names, 4))
+}
+
+fn tasks_list(tasks: &[TaskId]) -> String {
+    list(
+        &tasks.iter().map(|id| format!("#{id}")).collect::<Vec<_>>(),
+        4,
+    )
+}
+
+/// `node (pid 77) lives`.
+pub fn still_alive(leftovers: &[Leftover]) -> String {
+    let names: Vec<String> = leftovers
+        .iter()
+        .map(|l| format!("{} (pid {})", clean(&l.comm), l.process.pid))
+        .collect();
+    match names.len() {
+        0 => "something of it lives".into(),
+        1 => format!("{} of it lives", names[0]),
+        _ => format!("{} of it live", list(&names, 3)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! `status --json`: every field of the screen and more. Key names are promised; new ones may be added.
+//!
+//! Absolute times are UTC (`2026-11-22T18:38:55.123Z`), spans are milliseconds (`…_ms`), memory is kB; what is not known is
+//! null. A hold is an object `{hold: "parked", …, text: "parked after …"}`: the name, its data, and the words of the screen.
+//!
+//! | key | what |
+//! |---|---|
+//! | `format` | 1 |
+//! | `base_path`, `now` | |
+//! | `daemon` | `alive`, then `pid`, `since`, `watch`, `note`, or `last_look` |
+//! | `tinytask` | `state` (`ok`, `unreachable`, `suspicious`, `not_asked`), `name`, `endpoint`, `disagreement`, `took_ms`, `since`, `error`, `vanished`, `of` |
+//! | `holds` | what holds everything |
+//! | `providers[]` | `provider`, `hold` |
+//! | `queues[]` | `queue`, `recipe`, `recipe_error`, `has_command`, `paused`, `asked`, `slots`, `provider`, `waiting`, `holds`, `runs[]`, `tasks[]` |
+//! | `runs[]` | `run`, `task`, `title`, `queue`, `state`, `attempt`, `stay`, `provider`, `cause`, `pid`, `started`, `age_ms`, `limit_left_ms`, `cpu_percent`, `rss_kb`, `last_sign`, `quiet`, `doubtful`, `holds` |
+//! | `tasks[]` | `task`, `title`, `status`, `priority`, `kind` (`starts`, `waits`, `elsewhere`, `stuck`), `hold` |
+//! | `unassigned[]` | as `tasks[]` |
+//! | `inbound[]` | `name`, `is_dir`, `state`, `hold` |
+//! | `last[]` | `run`, `title`, `queue`, `attempt`, `outcome`, `verdicts[]`, `files_left`, `failure`, `late`, `started`, `ended`, `judged`, `took_ms`, `tokens`, `cost`, `text` |
+//! | `today` | `runs`, `handed_on`, `done`, `failed`, `cost`, `start_p50_ms`, `start_p99_ms` |
+//! | `odd`, `warnings` | sentences |
+
+use serde_json::{Value, json};
+
+use crate::core::model::{Now, Task, Timestamp};
+use crate::core::record::VerdictRecord;
+use crate::core::{Hold, InboundState, Snapshot, Subject, Tinytask};
+use crate::view::board::{
+    Board, Kind, LiveRun, Row, Waiting, doubtful, verdict_subject, verdict_words,
+};
+use crate::view::hold_words;
+use crate::view::status::{Daemon, StatusInput};
+
+/// What a hold's object is made of.
+pub(super) struct HoldJson<'a> {
+    pub(super) seen: &'a Snapshot,
+    pub(super) now: &'a Now,
+    pub(super) time: &'a dyn Fn(Timestamp) -> String,
+}
+
+impl HoldJson<'_> {
+    /// The hold's own form, with its times written out, and its words.
+    pub(super) fn value(&self, subject: &Subject, hold: &Hold) -> Value {
+        let mut value = json!(hold);
+        for key in ["since", "until"] {
+            let Some(time) = value.get_mut(key) else {
+                continue;
+            };
+            let wall = time
+                .as_i64()
+                .or_else(|| time.get("wall").and_then(Value::as_i64));
+            if let Some(wall) = wall {
+                *time = json!((self.time)(Timestamp(wall)));
+            }
+        }
+        value["text"] = json!(hold_words(self.seen, subject, hold, self.now));
+        value
+    }
+}
+
+/// The object; `input.time` should write UTC.
+pub fn status_json(input: &StatusInput) -> Value {
+    let board = Board::of(input.seen, input.decision, input.policy);
+    let holds = HoldJson {
+        seen: input.seen,
+        now: input.now,
+        time: input.time,
+    };
+    let everything: Vec<Value> = board
+        .everything
+        .iter()
+        .map(|hold| holds.value(&Subject::Everything, hold))
+        .collect();
+    let providers: Vec<Value> = (board.providers.iter())
+        .map(|(name, hold)| {
+            json!({ "provider": name, "hold": holds.value(&Subject::Provider((*name).clone()), hold) })
+        })
+        .collect();
+    let inbound: Vec<Value> = (board.inbound.iter())
+        .map(|(entry, hold)| {
+            json!({
+                "name": entry.key.name,
+                "is_dir": entry.is_dir,
+                "state": match &entry.state {
+                    InboundState::Settled { endless: true } => "endless",
+                    InboundState::Settled { endless: false } => "settled",
+                    InboundState::Settling { .. } => "settling",
+                    InboundState::Odd(_) => "odd",
+                },
+                "hold": hold.map(|hold| holds.value(&Subject::Inbound(entry.key.clone()), hold)),
+            })
+        })
+        .collect();
+    let queues: Vec<Value> = board
+        .rows
+        .iter()
+        .map(|row| queue(input, &holds, row))
+        .collect();
+    let unassigned: Vec<Value> = (board.unassigned.iter())
+        .map(|task| {
+            let subject = Subject::Task(task.id);
+            let hold = input
+                .decision
+                .holds
+                .iter()
+                .find(|(of, _)| *of == subject)
+                .map(|(_, hold)| hold);
+            self::task(&holds, task, Kind::Waits, hold)
+        })
+        .collect();
+    let last: Vec<Value> = input
+        .seen
+        .recent
+        .iter()
+        .rev()
+        .map(|record| verdict(input, record))
+        .collect();
+    let today = &input.today;
+    json!({
+        "format": 1,
+        "base_path": input.base,
+        "now": (input.time)(input.now.wall),
+        "daemon": daemon(input),
+        "tinytask": tinytask(input),
+        "holds": everything,
+        "providers": providers,
+        "queues": queues,
+        "unassigned": unassigned,
+        "inbound": inbound,
+        "last": last,
+        "today": {
+            "runs": today.runs,
+            "handed_on": today.handed_on,
+            "done": today.done,
+            "failed": today.failed,
+            "cost": today.cost,
+            "start_p50_ms": today.start.map(|s| s.p50),
+            "start_p99_ms": today.start.map(|s| s.p99),
+        },
+        "odd": board.odd,
+        "warnings": input.warnings,
+    })
+}
+
+fn daemon(input: &StatusInput) -> Value {
+    match &input.daemon {
+        Daemon::Alive {
+            pid,
+            since,
+            watch,
+            note,
+        } => json!({
+            "alive": true,
+            "pid": pid,
+            "since": (input.time)(since.wall),
+            "watch": watch,
+            "note": note,
+        }),
+        Daemon::Dead { last_look } => {
+            json!({ "alive": false, "last_look": last_look.map(input.time) })
+        }
+    }
+}
+
+fn tinytask(input: &StatusInput) -> Value {
+    let line = &input.tinytask;
+    let mut value = match &input.seen.tinytask {
+        Tinytask::Fresh { took } => json!({ "state": "ok", "took_ms": took }),
+        Tinytask::NotAsked => json!({ "state": "not_asked" }),
+        Tinytask::Unreachable { since, error } => {
+            json!({ "state": "unreachable", "since": (input.time)(since.wall), "error": error })
+        }
+        Tinytask::Suspicious { vanished, of } => {
+            json!({ "state": "suspicious", "vanished": vanished, "of": of })
+        }
+    };
+    value["name"] = json!(line.name);
+    value["endpoint"] = json!(line.endpoint);
+    value["disagreement"] = json!(line.disagreement);
+    value
+}
+
+fn queue(input: &StatusInput, holds: &HoldJson, row: &Row) -> Value {
+    let subject = Subject::Queue(row.queue.clone());
+    let recipe = row.recipe.and_then(|r| r.as_ref().ok());
+    json!({
+        "queue": row.queue,
+        "recipe": recipe.map(|r| &r.file),
+        "recipe_error": row.recipe.and_then(|r| r.as_ref().err()),
+        "has_command": row.has_command,
+        "paused": row.is_paused,
+        "asked": row.is_known,
+        "slots": input.policy.slots(&row.queue, recipe),
+        "provider": input.policy.provider_of(&row.queue, recipe),
+        "waiting": row.waiting(),
+        "holds": row.holds.iter().map(|hold| holds.value(&subject, hold)).collect::<Vec<_>>(),
+        "runs": row.runs.iter().map(|live| run(input, holds, live)).collect::<Vec<_>>(),
+        "tasks": row.tasks.iter().map(|Waiting { task, kind, hold }| self::task(holds, task, *kind, *hold)).collect::<Vec<_>>(),
+    })
+}
+
+/// One live run.
+pub(super) fn run(input: &StatusInput, holds: &HoldJson, live: &LiveRun) -> Value {
+    let run = live.run;
+    let spec = run.spec.as_ref();
+    let started = run.state.as_ref().and_then(|s| s.running.as_ref());
+    let subject = Subject::Run(run.dir.id);
+    json!({
+        "run": run.dir.id,
+        "task": run.dir.id.subject.task(),
+        "title": spec.and_then(|s| s.title.as_ref()),
+        "queue": run.dir.queue,
+        "state": live.meaning,
+        "attempt": spec.map(|s| s.attempt),
+        "stay": spec.map(|s| s.stay),
+        "provider": spec.and_then(|s| s.provider.as_ref()),
+        "cause": spec.map(|s| &s.cause),
+        "pid": live.pid(),
+        "started": started.map(|at| (input.time)(at.wall)),
+        "age_ms": live.age(input.now),
+        "limit_left_ms": live.limit_left(input.now),
+        "cpu_percent": run.vitals.cpu_percent,
+        "rss_kb": run.vitals.rss_kb,
+        "last_sign": run.vitals.last_sign.map(input.time),
+        "quiet": live.quiet(input.policy, input.now).is_some(),
+        "doubtful": doubtful(run),
+        "holds": live.holds.iter().map(|hold| holds.value(&subject, hold)).collect::<Vec<_>>(),
+    })
+}
+
+fn task(holds: &HoldJson, task: &Task, kind: Kind, hold: Option<&Hold>) -> Value {
+    json!({
+        "task": task.id,
+        "title": task.title,
+        "status": task.status,
+        "priority": task.priority,
+        "kind": match kind {
+            Kind::Starts => "starts",
+            Kind::Waits => "waits",
+            Kind::Elsewhere => "elsewhere",
+            Kind::Stuck => "stuck",
+        },
+        "hold": hold.map(|hold| holds.value(&Subject::Task(task.id), hold)),
+    })
+}
+
+fn verdict(input: &StatusInput, record: &VerdictRecord) -> Value {
+    let time = |at: Option<&crate::core::model::Moment>| at.map(|at| (input.time)(at.wall));
+    let verdicts: Vec<Value> = record
+        .tasks
+        .iter()
+        .map(|t| json!({ "task": t.key.id, "verdict": t.verdict }))
+        .collect();
+    let took = record
+        .started
+        .as_ref()
+        .zip(record.ended.as_ref())
+        .map(|(from, to)| to.wall.since(from.wall));
+    json!({
+        "run": record.run,
+        "title": record.title,
+        "queue": record.queue,
+        "attempt": record.attempt,
+        "outcome": record.outcome,
+        "verdicts": verdicts,
+        "files_left": record.files.iter().filter(|f| f.left).map(|f| &f.file.name).collect::<Vec<_>>(),
+        "failure": record.failure,
+        "late": record.late,
+        "started": time(record.started.as_ref()),
+        "ended": time(record.ended.as_ref()),
+        "judged": time(Some(&record.judged)),
+        "took_ms": took,
+        "tokens": record.tokens,
+        "cost": record.cost,
+        "text": format!("{} {} {}", verdict_subject(record), record.queue, verdict_words(record)),
+    })
+}

@@ -226,7 +226,7 @@ fn tree(entry: &DirEntry) -> io::Result<Newest> {
         modified: mtime(&meta),
         changed: changed(&meta),
     };
-    walk(&entry.path(), &mut |_, meta| {
+    walk(&entry.path(), TREE, &mut |_, meta| {
         newest.modified = newest.modified.max(mtime(meta));
         newest.changed = newest.changed.max(changed(meta));
     })?;
@@ -238,7 +238,7 @@ fn tree(entry: &DirEntry) -> io::Result<Newest> {
 pub fn digest(dir: &Utf8Path) -> u64 {
     // The sum of the entries' hashes does not depend on the order in which the kernel names them.
     let mut sum = 0u64;
-    let walked = walk(dir.as_std_path(), &mut |path, meta| {
+    let walked = walk(dir.as_std_path(), TREE, &mut |path, meta| {
         // A directory's own size and mtime say only that an entry came or went, which its entries say better.
         let (size, mtime) = if meta.is_dir() {
             (0, [0, 0])
@@ -262,10 +262,10 @@ pub fn digest(dir: &Utf8Path) -> u64 {
 }
 
 /// Visits each entry below `dir`, by its path from there, without following symlinks; level by level, and a level that would
-/// make it more than [`TREE`] entries not at all, so that what is visited does not depend on the order of names. What vanishes
+/// make it more than `limit` entries not at all, so that what is visited does not depend on the order of names. What vanishes
 /// meanwhile is skipped.
-fn walk(dir: &Path, visit: &mut dyn FnMut(&OsStr, &Metadata)) -> io::Result<()> {
-    let mut left = TREE;
+fn walk(dir: &Path, limit: usize, visit: &mut dyn FnMut(&OsStr, &Metadata)) -> io::Result<()> {
+    let mut left = limit;
     let mut level = vec![OsString::new()];
     for _ in 0..DEPTH {
         let mut found = Vec::new();

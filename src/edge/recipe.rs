@@ -234,13 +234,18 @@ fn parse_yaml(text: &str) -> Result<Raw, String> {
     // The default budget bounds depth, anchors and replayed aliases, so that a few lines cannot become gigabytes.
     serde_saphyr::from_str(text).map_err(|error| {
         let error = error.without_snippet();
+        let text = one_line(&error.to_string());
         match error.location() {
-            Some(at) => format!(
-                "is not YAML: line {}: {}",
-                at.line(),
-                one_line(&error.to_string())
-            ),
-            None => format!("is not YAML: {}", one_line(&error.to_string())),
+            Some(at) => {
+                // The place goes first and not twice.
+                let place = format!(" at line {}, column {}", at.line(), at.column());
+                format!(
+                    "is not YAML: line {}: {}",
+                    at.line(),
+                    text.replace(&place, "")
+                )
+            }
+            None => format!("is not YAML: {text}"),
         }
     })
 }
@@ -258,6 +263,8 @@ fn render_file(recipes: &Utf8Path, file: &str, text: &str) -> Option<String> {
         return None;
     }
     let mut templates = minijinja::Environment::new();
+    // Not as JSON, which minijinja would take from the name.
+    templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     for name in names(recipes).into_iter().flatten() {
         if recipe_stem(&name).is_some()
             && let Ok((text, _)) = read_text(&recipes.join(&name))

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 
-use super::{Stat, TOKEN_VARIABLE, exists, leftover, stat};
+use super::{Stat, TOKEN_VARIABLE, exists, stat};
 use crate::core::Alive;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{ProcessId, RunState};
@@ -186,9 +186,9 @@ impl Seen {
             if question.agent.as_ref() == Some(&id) {
                 alive.agent = Some(id);
             } else if is_certain(process) || (is_member && is_proven) {
-                alive.leftovers.push(leftover(&process.stat));
+                alive.leftovers.push(process.stat.leftover());
             } else if is_member {
-                alive.doubtful.push(leftover(&process.stat));
+                alive.doubtful.push(process.stat.leftover());
             }
         }
         Some(alive)

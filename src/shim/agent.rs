@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use camino::Utf8Path;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::core::record::Spec;
@@ -184,12 +184,22 @@ fn is_told_to_go(gate: BorrowedFd<'_>) -> bool {
 
 /// Default actions for all signals and none blocked: Rust ignores SIGPIPE, the shim blocks what it reads, and nohup(1) may have
 /// ignored SIGHUP; all of it would pass through exec(3).
+///
+/// By the system call itself, as libc keeps two real-time signals from its callers, and a starter may have ignored those too.
 fn reset_signals() -> nix::Result<()> {
-    for signal in Signal::iterator() {
-        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: no handler is installed; the default action needs no code of ours.
-            unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
-        }
+    // Large enough for the kernel's sigaction on every architecture; all zeroes are SIG_DFL, no flags, an empty mask.
+    let default = [0_u64; 8];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads at most as much as is there, and writes nothing; no handler is installed. It refuses SIGKILL and SIGSTOP.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8,
+            )
+        };
     }
     SigSet::empty().thread_set_mask()
 }

@@ -94,8 +94,10 @@ impl Pidfd {
     /// # Errors
     /// What pidfd_open(2) says besides ESRCH; the process is then unknown.
     pub fn open_checked(process: &ProcessId) -> io::Result<Option<Self>> {
-        let Some(pid) = rustix::process::Pid::from_raw(process.pid).filter(|_| process.pid > 0)
-        else {
+        if process.pid <= 0 {
+            return Ok(None);
+        }
+        let Some(pid) = rustix::process::Pid::from_raw(process.pid) else {
             return Ok(None);
         };
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK) {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 
-use super::{Stat, TOKEN_VARIABLE, exists, leftover, stat};
+use super::{Stat, TOKEN_VARIABLE, exists, stat};
 use crate::core::Alive;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{ProcessId, RunState};
@@ -150,15 +150,18 @@ impl Seen {
         if self.hides_others && question.owner != Some(viewer) {
             return None;
         }
-        // A process of the run's owner that we may not look into could be anything.
-        let is_blind = self
-            .processes
-            .iter()
-            .any(|process| process.is_hidden && process.stat.uid == question.owner);
+        let shim = question.run.state.map(|state| &state.shim);
+        // To another user, any process of the run's owner that began since could be the run's. To the owner, one that may not be looked
+        // into is a program with privileges of its own (an ssh-agent, a container's init), which no agent's child becomes unnoticed.
+        let is_blind = question.owner != Some(viewer)
+            && self.processes.iter().any(|process| {
+                process.is_hidden
+                    && process.stat.uid == question.owner
+                    && shim.is_some_and(|shim| process.stat.start >= shim.start)
+            });
         if is_blind {
             return None;
         }
-        let shim = question.run.state.map(|state| &state.shim);
         let is_in_session = |stat: &Stat| {
             shim.is_some_and(|shim| stat.session == shim.pid && stat.start >= shim.start)
         };
@@ -186,9 +189,9 @@ impl Seen {
             if question.agent.as_ref() == Some(&id) {
                 alive.agent = Some(id);
             } else if is_certain(process) || (is_member && is_proven) {
-                alive.leftovers.push(leftover(&process.stat));
+                alive.leftovers.push(process.stat.leftover());
             } else if is_member {
-                alive.doubtful.push(leftover(&process.stat));
+                alive.doubtful.push(process.stat.leftover());
             }
         }
         Some(alive)

@@ -20,7 +20,7 @@ pub use rustix::process::Signal;
 
 use crate::core::StrangerKind;
 use crate::core::layout::{Layout, RunDir};
-use crate::core::model::{Leftover, Millis, ProcessId, Timestamp};
+use crate::core::model::{Millis, ProcessId, Timestamp};
 use crate::edge::clock;
 
 mod leftovers;
@@ -28,7 +28,7 @@ mod stat;
 mod stop;
 
 pub use leftovers::{DeadShim, leftovers};
-pub use stat::{Stat, parse_stat, stat};
+pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
 
 /// The variable that carries a run's token in its agent's environment.
@@ -94,8 +94,10 @@ impl Pidfd {
     /// # Errors
     /// What pidfd_open(2) says besides ESRCH; the process is then unknown.
     pub fn open_checked(process: &ProcessId) -> io::Result<Option<Self>> {
-        let Some(pid) = rustix::process::Pid::from_raw(process.pid).filter(|_| process.pid > 0)
-        else {
+        if process.pid <= 0 {
+            return Ok(None);
+        }
+        let Some(pid) = rustix::process::Pid::from_raw(process.pid) else {
             return Ok(None);
         };
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK) {
@@ -254,12 +256,4 @@ pub fn stranger(pid: Result<i32, String>, modified: Timestamp, uid: u32) -> Stra
 fn exists(pid: i32) -> bool {
     pid > 0
         && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::Error::ESRCH)
-}
-
-/// The process as a leftover.
-fn leftover(stat: &Stat) -> Leftover {
-    Leftover {
-        process: stat.id(),
-        comm: stat.comm.clone(),
-    }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::core::model::{Millis, ProcessId};
+use crate::core::model::{Leftover, Millis, ProcessId};
 
 /// What proc_pid_stat(5) says, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,13 @@ impl Stat {
         ProcessId {
             pid: self.pid,
             start: self.start,
+        }
+    }
+    /// As a leftover.
+    pub fn leftover(&self) -> Leftover {
+        Leftover {
+            process: self.id(),
+            comm: self.comm.clone(),
         }
     }
     /// A zombie runs no more, and holds neither locks nor files.

@@ -2,8 +2,7 @@
 
 #![expect(
     clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "tests make files, read their own environment, and say when they are skipped"
+    reason = "tests make files and read their own environment"
 )]
 
 #[path = "support/model/mod.rs"]
@@ -34,11 +33,19 @@ fn tinytasks_address_stands_once_in_each_starter_recipe() {
 }
 
 #[test]
-fn goose_finds_the_starter_recipes_valid() {
+fn goose_finds_the_starter_recipes_and_the_documented_one_valid() {
     let Some(goose) = goose() else { return };
     let model = Model::start();
     let team = Team::new(goose, &model, NO_TINYTASK);
-    for (queue, recipe) in team::RECIPES {
+    let page = include_str!("../docs/agents.md");
+    let (_, example) = page
+        .split_once("```yaml\n")
+        .expect("the page has an example");
+    let (example, _) = example.split_once("```").expect("it ends");
+    let recipes = team::RECIPES
+        .into_iter()
+        .chain([("docs/agents.md", example)]);
+    for (queue, recipe) in recipes {
         let mut forms = vec![recipe.to_owned()];
         // With the GitHub extension taken out of its comment, as the comment says: five lines.
         if let Some(at) = recipe.find("  # - type: stdio") {

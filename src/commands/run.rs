@@ -55,7 +55,7 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
         let failure = Failure::new(Exit::Usage, format!("`--log {level}` is no level"));
         return Err(failure.hint(format!("one of {}", known.join(", "))));
     }
-    let filter = EnvFilter::new(format!("warn,calypso_watch={level}"));
+    let filter = EnvFilter::new(format!("warn,rmcp=off,calypso_watch={level}"));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
     log.try_init().map_err(|error| Failure::new(Exit::Failed, error.to_string()))

@@ -34,6 +34,26 @@ pub async fn call(
     }
 }
 
+/// `putback`: idle again, by a person's word.
+pub fn putback(base: Option<&Utf8Path>, task: &OneTask) -> Result<Exit, Failure> {
+    let id = number(&task.task)?;
+    let tinytask = super::client(base, &Server::default())?;
+    let was_working = super::runtime()?.block_on(async {
+        let found = tinytask.detail(id).await.map_err(failure)?;
+        let Detail::Found(found) = found else {
+            return Err(failure(Error::NotFound(id)));
+        };
+        tinytask.put_back(id).await.map_err(failure)?;
+        tinytask.close().await;
+        Ok(found.task.status == TaskStatus::Working)
+    })?;
+    super::say(&if was_working {
+        format!("#{id} is idle again\n")
+    } else {
+        format!("#{id} is not working, so there is nothing to put back\n")
+    })
+}
+
 /// What to print; nothing where `signup` found no task.
 async fn answer(tinytask: &Tinytask, command: TaskCommand) -> Result<Option<String>, Failure> {
     let text = match command {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::mcp::{OLDEST_VERSION, Server};
 
 /// Longest body of a request.
-const MAX_BODY: usize = 4 * 1024 * 1024;
+pub(super) const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// What connections that are still open at the end get to finish.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -62,7 +62,10 @@ pub async fn serve(
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_sse_keep_alive(None)
+        // Checked below, for all paths.
+        .disable_allowed_hosts()
         .with_max_request_body_bytes(2 * MAX_BODY);
+    let store = server.store.clone();
     let shared = Shared {
         mcp: Arc::new(StreamableHttpService::new(
             move || Ok(server.clone()),
@@ -76,6 +79,10 @@ pub async fn serve(
         .route("/mcp/{*rest}", any(mcp))
         .route("/mcp/", any(mcp))
         .route("/health", get(health))
+        .route(
+            "/api/v1/{*rest}",
+            any(move |request: Request| super::rest::answer(store.clone(), request)),
+        )
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "Not found") })
         .layer(middleware::from_fn(only_this_machine))
         .with_state(shared);

@@ -10,8 +10,8 @@ use rmcp::model::{
     ConstString as _, ContentBlock, CustomRequest, CustomResult, ErrorCode, Implementation,
     InitializeRequestParams, InitializeResult, ListResourceTemplatesRequestMethod,
     ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ResourceContents,
-    ServerCapabilities, ServerConfig, Tool,
+    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource,
+    ResourceContents, ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -139,7 +139,9 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        Ok(ListResourcesResult::with_all_items(resources::list()))
+        let resources = resources::PATTERNS
+            .map(|(uri, name)| Resource::new(uri, name).with_mime_type(resources::MEDIA_TYPE));
+        Ok(ListResourcesResult::with_all_items(resources.into()))
     }
 
     async fn list_resource_templates(
@@ -159,8 +161,9 @@ impl ServerHandler for Server {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let uri = request.uri;
         match resources::read(&self.store, &uri) {
-            Ok((text, mime)) => {
-                let contents = ResourceContents::text(text, uri).with_mime_type(mime);
+            Ok(text) => {
+                let contents =
+                    ResourceContents::text(text, uri).with_mime_type(resources::MEDIA_TYPE);
                 Ok(ReadResourceResult::new(vec![contents]).into())
             }
             Err(why) => Err(ErrorData::internal_error(

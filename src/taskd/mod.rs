@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`http`] | listening on loopback: MCP, health, who may ask |
 //! | [`mcp`] | the MCP side: rmcp stays inside, with `http` |
+//! | [`rest`] | the plain HTTP calls under `/api/v1` |
 //! | [`tools`] | what each tool answers, in which text |
 //! | [`arguments`] | which arguments a tool takes, and how wrong ones are told |
 //! | [`resources`] | what can be read by URI |
@@ -19,5 +20,6 @@ pub mod store;
 
 mod arguments;
 mod resources;
+mod rest;
 mod schema;
 mod tools;

@@ -1,35 +1,25 @@
-//! What can be read by URI. Tools give all of it too.
+//! What can be read by URI, always as JSON. Tools give all of it too.
 
-use rmcp::model::Resource;
 use serde_json::json;
 
 use super::store::{Filter, Number, Store};
 use super::tools::{agent_queue, pretty};
 
-const JSON: &str = "application/json";
+pub(super) const MEDIA_TYPE: &str = "application/json";
 
-/// The patterns, with placeholders, as tinytask lists them.
-pub(super) fn list() -> Vec<Resource> {
-    [
-        ("task://{id}", "A task with its comments and links"),
-        ("task://{id}/comments", "The comments on a task"),
-        ("task://{id}/links", "The links on a task"),
-        ("task://hierarchy/{id}", "A task and all its parts"),
-        ("queue://{agent_name}", "The open tasks of an agent"),
-        ("tasks://active", "All tasks that are not archived"),
-        ("tasks://archived", "All archived tasks"),
-    ]
-    .into_iter()
-    .map(|(uri, name)| {
-        let mut resource = Resource::new(uri, name);
-        resource.mime_type = Some(JSON.into());
-        resource
-    })
-    .collect()
-}
+/// The patterns, with placeholders, as tinytask lists them; and what each is.
+pub(super) const PATTERNS: [(&str, &str); 7] = [
+    ("task://{id}", "A task with its comments and links"),
+    ("task://{id}/comments", "The comments on a task"),
+    ("task://{id}/links", "The links on a task"),
+    ("task://hierarchy/{id}", "A task and all its parts"),
+    ("queue://{agent_name}", "The open tasks of an agent"),
+    ("tasks://active", "All tasks that are not archived"),
+    ("tasks://archived", "All archived tasks"),
+];
 
-/// The text and its media type, or why not.
-pub(super) fn read(store: &Store, uri: &str) -> Result<(String, &'static str), String> {
+/// The text, or why not.
+pub(super) fn read(store: &Store, uri: &str) -> Result<String, String> {
     let unknown = || format!("Invalid resource URI: {uri}");
     let (kind, rest) = uri.split_once("://").ok_or_else(unknown)?;
     let text = match (kind, rest.split('/').collect::<Vec<_>>().as_slice()) {
@@ -73,7 +63,7 @@ pub(super) fn read(store: &Store, uri: &str) -> Result<(String, &'static str), S
         }
         _ => return Err(unknown()),
     };
-    Ok((text, JSON))
+    Ok(text)
 }
 
 fn number(text: &str) -> Option<Number> {

@@ -309,7 +309,7 @@ pub fn capabilities(program: &str) -> Result<Capabilities, Error> {
     if let Some((_, found)) = known().iter().find(|(id, _)| *id == identity) {
         return Ok(*found);
     }
-    let help = run_help(&path)
+    let help = run_help(&path, HELP_TIME)
         .map_err(failed)?
         .ok_or_else(|| Error::Hangs {
             program: program.to_owned(),
@@ -348,7 +348,7 @@ pub fn find_program(program: &str) -> Option<Utf8PathBuf> {
 }
 
 /// Its standard output, or `None` when it did not end in time (and was killed).
-fn run_help(program: &Utf8Path) -> io::Result<Option<String>> {
+fn run_help(program: &Utf8Path, limit: Duration) -> io::Result<Option<String>> {
     let mut child = Command::new(program)
         .args(["run", "--help"])
         .stdin(Stdio::null())
@@ -364,7 +364,7 @@ fn run_help(program: &Utf8Path) -> io::Result<Option<String>> {
         let read = stdout.take(1 << 20).read_to_end(&mut help).map(|_| help);
         sender.send(read).ok();
     });
-    let help = receiver.recv_timeout(HELP_TIME);
+    let help = receiver.recv_timeout(limit);
     if help.is_err() {
         child.kill().ok();
     }

@@ -32,8 +32,8 @@ const TREE: usize = 10_000;
 /// Deepest level of one that is looked at.
 const DEPTH: usize = 32;
 
-/// What a watcher saw of files, by name and inode: `None` for one that is complete, else since when it is being written.
-pub type Closed = HashMap<(OsString, u64), Option<Timestamp>>;
+/// What a watcher saw of files, by name: the inode, and `None` for one that is complete, else since when it is being written.
+pub type Closed = HashMap<OsString, (u64, Option<Timestamp>)>;
 
 /// All entries of `dir` that may be requests, in order of name; the ones to be ignored are left out. A missing directory has none.
 pub fn look(
@@ -163,14 +163,17 @@ fn file_state(
     if let Err(error) = rustix::fs::access(entry.path(), rustix::fs::Access::READ_OK) {
         return InboundState::Odd(format!("cannot be read: {}", io::Error::from(error)));
     }
-    let seen = known.get(&(name.to_owned(), meta.ino()));
-    if let Some(None) = seen {
+    let seen = known
+        .get(name)
+        .filter(|(inode, _)| *inode == meta.ino())
+        .map(|(_, writing)| *writing);
+    if seen == Some(None) {
         return InboundState::Settled { endless: false };
     }
     // A writer the watcher knows of is waited for, also while it pauses. Of the others, unseen ones, only the times tell: an
     // old file that is edited in place is taken early this way, but one that is appended to for ever would never be else.
     let (until, since) = match seen {
-        Some(Some(since)) => (since.plus(ENDLESS), *since),
+        Some(Some(since)) => (since.plus(ENDLESS), since),
         _ => match settled_after(changed(meta), settle, now) {
             InboundState::Settling { until } => (until, birth(meta).unwrap_or(now)),
             settled => return settled,

@@ -198,7 +198,7 @@ struct State {
     /// Watched directories that came (false) or went (true): to be armed again.
     upset: HashMap<PathBuf, bool>,
     /// See `edge::inbound::Closed`.
-    closed: HashMap<(OsString, u64), Option<Timestamp>>,
+    closed: HashMap<OsString, (u64, Option<Timestamp>)>,
     /// The last file that was made in inbound/: an `Open` right behind tells that somebody writes it, not that it was linked.
     made: Option<(OsString, u64)>,
     gate: Option<Gate>,
@@ -283,7 +283,7 @@ impl State {
                         .is_some_and(|areas| areas.contains(&Area::Inbound))
             };
             if event.paths.iter().any(is_it) {
-                self.closed.insert((name, inode), Some(at));
+                self.closed.insert(name, (inode, Some(at)));
             }
         }
     }
@@ -370,7 +370,7 @@ impl State {
         at: Timestamp,
     ) -> Urgency {
         if is_gone {
-            self.closed.retain(|(known, _), _| known != name);
+            self.closed.remove(name);
             return Urgency::Now;
         }
         let is_moved = matches!(kind, EventKind::Modify(ModifyKind::Name(_)));
@@ -382,28 +382,27 @@ impl State {
             // Gone again; that is told by an event of its own.
             Err(_) => return Urgency::None,
         };
-        let key = (name.to_owned(), meta.ino());
+        let is_data = matches!(kind, EventKind::Modify(ModifyKind::Data(_)));
+        let is_closed = matches!(kind, EventKind::Access(_));
+        // Linked in, and so complete, as what is renamed in: a name more than the one it was written under.
+        let is_linked = kind == EventKind::Create(CreateKind::File) && meta.nlink() > 1;
         match kind {
-            EventKind::Modify(ModifyKind::Data(_)) => {
-                let writing = self.closed.entry(key).or_insert(Some(at));
-                writing.get_or_insert(at);
+            _ if is_data => {
+                let since = match self.closed.get(name) {
+                    Some((inode, Some(since))) if *inode == meta.ino() => *since,
+                    _ => at,
+                };
+                self.closed
+                    .insert(name.to_owned(), (meta.ino(), Some(since)));
                 Urgency::Settle
             }
-            EventKind::Access(_) => {
-                self.closed.insert(key, None);
-                Urgency::Now
-            }
-            _ if is_moved => {
-                self.closed.insert(key, None);
-                Urgency::Now
-            }
-            // Linked in, and so complete: a name more than the one it was written under.
-            EventKind::Create(CreateKind::File) if meta.nlink() > 1 => {
-                self.closed.insert(key, None);
+            _ if is_closed || is_moved || is_linked => {
+                self.closed.insert(name.to_owned(), (meta.ino(), None));
                 Urgency::Now
             }
             EventKind::Create(_) => {
-                self.made = Some(key);
+                self.closed.remove(name);
+                self.made = Some((name.to_owned(), meta.ino()));
                 Urgency::Settle
             }
             _ => Urgency::Settle,
@@ -527,7 +526,7 @@ impl Watch {
     }
 
     /// What the watcher knows of files in inbound/: for `edge::inbound::look`.
-    pub fn closed_inbound(&self) -> HashMap<(OsString, u64), Option<Timestamp>> {
+    pub fn closed_inbound(&self) -> HashMap<OsString, (u64, Option<Timestamp>)> {
         self.shared.lock().closed.clone()
     }
 

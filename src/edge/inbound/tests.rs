@@ -103,17 +103,17 @@ fn what_the_watcher_saw_counts_more() {
     let key = inbound.write("a.md");
     let now = after(0);
     assert_eq!(
-        inbound.state(now, &Closed::from([(key.clone(), None)])),
+        inbound.state(now, &Closed::from([(key.0.clone(), (key.1, None))])),
         SETTLED
     );
     // Another file under the same name.
-    let other = (key.0.clone(), key.1 + 1);
+    let other = (key.0.clone(), (key.1 + 1, None));
     assert!(matches!(
-        inbound.state(now, &Closed::from([(other, None)])),
+        inbound.state(now, &Closed::from([other])),
         InboundState::Settling { .. }
     ));
     // Its writer has it open and pauses.
-    let writing = Closed::from([(key.clone(), Some(now))]);
+    let writing = Closed::from([(key.0.clone(), (key.1, Some(now)))]);
     assert_eq!(
         inbound.state(after(5000), &writing),
         InboundState::Settling {

@@ -3,13 +3,12 @@
 //! Nothing is staged: the daemon, the shims and the server are the real ones, each a process of its own; only the agents are
 //! scripts instead of models, and with `--goose` not even those.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::init::{self, Plan, RECIPES, Server};
+use super::init::{self, Plan, Server};
 use super::run::own_program;
 use super::{Cannot, runtime, say};
 use crate::cli::Demo;
@@ -17,7 +16,7 @@ use crate::core::layout::Layout;
 use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
 use crate::core::record::{Verdict, VerdictRecord};
 use crate::edge::files::{self, Durability};
-use crate::edge::{clock, process, runs};
+use crate::edge::{clock, runs};
 use crate::report::{Exit, Failure};
 use crate::view::{Hop, timeline};
 

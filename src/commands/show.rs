@@ -196,7 +196,7 @@ impl Found {
             story.extend(self.birth(task.created_at));
         }
         for record in &runs::history(layout, RunSubject::Task(id))?.verdicts {
-            story.extend(lines_of(record, Some(id)));
+            story.extend(lines_of(record));
         }
         let wanted = |event: &StoryEvent| event.task == Some(id) && !matches!(event.event.as_str(), "launch" | "verdict");
         story.extend(read_story(layout, wanted).iter().map(|event| StoryLine { at: event.at, text: self.words(event, id) }));
@@ -216,7 +216,7 @@ impl Found {
         let names: Vec<_> = record.files.iter().map(|file| file.file.name.clone()).collect();
         let dropped = read_story(&self.looker.layout, |event| event.event == "inbound" && names.contains(&event.text));
         let dropped = dropped.iter().map(|event| StoryLine { at: event.at, text: format!("{} lies in inbound", event.text) });
-        dropped.chain(lines_of(record, None)).collect()
+        dropped.chain(lines_of(record)).collect()
     }
 
     fn words(&self, event: &StoryEvent, id: TaskId) -> String {
@@ -232,14 +232,14 @@ impl Found {
 }
 
 /// The start and the end of one run.
-fn lines_of(record: &VerdictRecord, task: Option<TaskId>) -> Vec<StoryLine> {
+fn lines_of(record: &VerdictRecord) -> Vec<StoryLine> {
     let start = record.started.as_ref().map(|at| StoryLine {
         at: at.wall,
         text: format!("{} started (run {}{})", record.queue, record.run, attempt(record)),
     });
     let end = StoryLine {
         at: record.ended.as_ref().map_or(record.judged.wall, |at| at.wall),
-        text: format!("{} over: {}", record.queue, view::verdict_words(record, task)),
+        text: format!("{} over: {}", record.queue, view::verdict_words(record)),
     };
     start.into_iter().chain([end]).collect()
 }

@@ -6,8 +6,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use crate::cli::TaskCommand;
-use crate::core::model::{Invalid, Task, TaskId, Timestamp};
+use camino::Utf8Path;
+
+use crate::cli::{OneTask, Server, TaskCommand};
+use crate::core::model::{Detail, Invalid, Task, TaskId, TaskStatus, Timestamp};
 use crate::edge::clock;
 use crate::edge::tinytask::{Error, NewTask, Page, Tinytask};
 use crate::report::{Exit, Failure};

@@ -144,7 +144,7 @@ fn serve_stdio(
             () = Server::new(store.clone(), log).serve_stdio() => {}
             () = end => {}
         }
-        Ok(())
+        Ok::<(), Failure>(())
     })?;
     // A thread may still wait for input that never comes.
     runtime.shutdown_background();

@@ -147,6 +147,7 @@ impl Daemon {
         self.journal.started(&self.since);
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
 
+        let own_session = process::own_session();
         let mut timers = Timers::new();
         let mut scope = Scope::Everything;
         let mut rounds = 0;
@@ -200,7 +201,9 @@ impl Daemon {
                         break Scope::Everything;
                     }
                     _ = signals.child.recv() => {
-                        process::reap_strays();
+                        // Shims, and what their runs left, are in sessions of their own. Children in ours (a tinytask) belong
+                        // to whoever started them.
+                        process::reap_strays(|stat| stat.session != own_session);
                         continue;
                     }
                     () = timers.due(decision.wake_at) => {

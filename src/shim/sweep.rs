@@ -82,7 +82,7 @@ fn living(agent: Pid) -> Vec<Stat> {
 
 /// Collects dead children other than the agent.
 pub(super) fn collect_strays(agent: Pid) {
-    process::reap_strays(&[agent.as_raw()]);
+    process::reap_strays(|stat| stat.pid != agent.as_raw());
 }
 
 /// The agent's outcome; its number is anybody's from here on.

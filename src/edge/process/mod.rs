@@ -208,12 +208,15 @@ pub fn become_subreaper() -> io::Result<()> {
     ))?)
 }
 
-/// Collects dead children that nobody waits for: shims and what their runs left, which are in sessions of their own. Children
-/// started for a purpose (a tinytask) are in this process's session and belong to whoever started them.
-pub fn reap_strays() {
-    let own_session = stat(std::process::id().cast_signed()).ok().flatten().map(|own| own.session);
+/// The session this process is in.
+pub fn own_session() -> i32 {
+    stat(std::process::id().cast_signed()).ok().flatten().map_or(0, |own| own.session)
+}
+
+/// Collects dead children that nobody waits for by name: those that `is_stray` says are.
+pub fn reap_strays(is_stray: impl Fn(&Stat) -> bool) {
     for pid in stat::children(std::process::id().cast_signed()) {
-        if !matches!(stat(pid), Ok(Some(stat)) if stat.is_dead() && Some(stat.session) != own_session) {
+        if !matches!(stat(pid), Ok(Some(stat)) if stat.is_dead() && is_stray(&stat)) {
             continue;
         }
         // By number, which is pinned: only this process can collect its children, and it has one thread that does.

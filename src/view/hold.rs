@@ -73,7 +73,10 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
             format!("no recipes/{queue_name}.yaml: it waits for people"),
             None,
         ),
-        Hold::NoProgram { why } => (format!("{}; looked for again each minute", clean(why)), None),
+        Hold::NoProgram { why } => (
+            format!("{}; looked for again each minute", clean(why)),
+            None,
+        ),
         Hold::BrokenRecipe { error } => (
             format!(
                 "its recipe cannot be used: {}; read again as soon as it changes",

@@ -81,6 +81,8 @@ struct State {
 struct Asked {
     agent: String,
     path: String,
+    /// Nothing was said before it.
+    is_first: bool,
 }
 
 impl Model {
@@ -138,6 +140,13 @@ impl Model {
     pub(crate) fn requests(&self, agent: &str) -> usize {
         let state = self.stage.state();
         state.asked.iter().filter(|a| a.agent == agent).count()
+    }
+
+    /// How many sessions of `agent` began, as long as none is asked twice for its first answer.
+    pub(crate) fn sessions(&self, agent: &str) -> usize {
+        let state = self.stage.state();
+        let of_agent = state.asked.iter().filter(|a| a.agent == agent);
+        of_agent.filter(|a| a.is_first).count()
     }
 
     /// The HTTP paths at which answers were asked for, each once.
@@ -221,6 +230,7 @@ impl Stage {
         self.state().asked.push(Asked {
             agent: conversation.agent.clone(),
             path,
+            is_first: conversation.calls.is_empty(),
         });
         let Some(answer) = self.answer(&conversation) else {
             return Ok(());

@@ -1,6 +1,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests write what a person would")]
 
+use super::safety::{check_file_system, mounted_as};
 use super::*;
+use crate::core::model::Millis;
 
 struct Base {
     _dir: tempfile::TempDir,

@@ -8,6 +8,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use toml::Spanned;
 
 use super::file::{Read, Scalar};
+use super::safety;
 use super::value::{Given, Values, parse_size};
 use super::{
     Config, Error, InboundConfig, Leftovers, Origin, QueueConfig, TinytaskChoice, TinytaskConfig,
@@ -19,9 +20,16 @@ pub(super) fn build(
     base: &Utf8Path,
     file: &Read,
     values: &Values<'_>,
-    warnings: Vec<String>,
+    mut warnings: Vec<String>,
 ) -> Result<Config, Error> {
     let queues = queues(base, file)?;
+    warnings.extend(
+        queues
+            .values()
+            .filter_map(|q| q.env_file.as_deref())
+            .filter(|path| safety::is_writable_by_everyone(path))
+            .map(|path| format!("`{path}` can be written by everyone: `chmod o-w {path}`")),
+    );
     let tinytask = tinytask(base, file, values)?;
     let is_builtin = matches!(tinytask.chosen, Some(TinytaskChoice::Builtin { .. }));
     let create_folders = match values.0.get("missing_folder") {

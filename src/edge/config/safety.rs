@@ -36,6 +36,10 @@ pub fn check_permissions(layout: &Layout) -> Result<Vec<String>, Error> {
     Ok(warnings)
 }
 
+pub(super) fn is_writable_by_everyone(path: &Utf8Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o002 != 0)
+}
+
 pub(super) fn check_file_system(base: &Utf8Path) -> Result<Vec<String>, Error> {
     let stat = rustix::fs::statfs(base.as_std_path()).map_err(|error| Error::Read {
         path: base.to_owned(),

@@ -399,6 +399,24 @@ fn an_env_file_is_read_and_its_lines_never_quoted_in_errors() {
 }
 
 #[test]
+fn an_env_file_that_everyone_can_write_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let base = base("[queues.coder]\nenv_file = 'x.env'");
+    let warnings = || {
+        load_from(&base.path, &[], &[])
+            .expect("good settings")
+            .warnings
+    };
+    assert_eq!(warnings(), Vec::<String>::new(), "it need not be there yet");
+    let path = base.path.join("x.env");
+    for (mode, count) in [(0o644, 0), (0o666, 1)] {
+        std::fs::write(&path, "A=1").expect("writable");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("ours");
+        assert_eq!(warnings().len(), count);
+    }
+}
+
+#[test]
 fn what_everyone_can_write_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let base = base("max_runs = 1");

@@ -39,7 +39,7 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
         std::fs::rename(&temporary, path)
     })();
     if let Err(error) = written {
-        let _ = std::fs::remove_file(&temporary);
+        std::fs::remove_file(&temporary).ok();
         return Err(error);
     }
     if durability == Durability::PowerCut

@@ -109,14 +109,19 @@ open('token', 'w').write(str(kept.pid))
     let by_lock = process_in(&world.path("lock"));
     run.kill_shim();
     // Open, but not locked: a stranger who merely reads the file.
-    let stranger = std::fs::File::open(run.paths().agent_lock()).expect("a file");
+    let mut stranger = std::process::Command::new("sleep")
+        .arg("60")
+        .stdin(std::fs::File::open(run.paths().agent_lock()).expect("a file"))
+        .spawn()
+        .expect("a process");
     let found = alive(&run, &[]).expect("seen");
     assert_eq!(found.agent, Some(agent.clone()));
     let mut both = vec![by_token.pid, by_lock.pid];
     both.sort_unstable();
     assert_eq!(pids(&found.leftovers), both);
     assert!(found.doubtful.is_empty());
-    drop(stranger);
+    stranger.kill().expect("killed");
+    stranger.wait().expect("collected");
     signal(&agent, process::Signal::KILL);
     eventually("the agent is dead", || {
         (!process::is_alive(&agent)).then_some(())
@@ -473,9 +478,11 @@ fn another_user_is_told_unknown_and_nothing_else() {
         std::fs::set_permissions(world.path(dir), std::fs::Permissions::from_mode(0o755))
             .expect("chmod");
     }
-    let run = world.sh(7, 1, "exec sleep 60");
+    let run = world.sh(7, 1, "echo up; exec sleep 60");
     run.start();
+    // Not just `running`: killed between S6 and S7, the shim would take the agent with it.
     let agent = run.agent();
+    run.says("up");
     run.kill_shim();
     assert!(alive(&run, &[]).expect("root sees").agent.is_some());
     std::thread::scope(|scope| {

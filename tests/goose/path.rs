@@ -217,7 +217,7 @@ fn without_settings_the_command_is_the_one_a_person_types() {
     ];
     let plan = world.types(&["plan", "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&plan.out).expect("JSON");
-    let mut planned: Vec<Vec<String>> = plan["starts"]
+    let mut planned: Vec<Vec<String>> = plan["launches"]
         .as_array()
         .into_iter()
         .flatten()

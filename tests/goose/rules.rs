@@ -8,11 +8,20 @@ use crate::model::Part;
 use crate::team::{RECIPES, USUAL_ADDRESS, eventually, goose};
 use crate::watched::Watched;
 
-/// The hold of a task in `status --json`: its name.
+/// What `status --json` says of a task: `running`, else the name of its hold.
 pub(crate) fn hold_of(status: &Value, task: i64) -> Option<String> {
-    let queues = status["queues"].as_array()?;
-    let mut tasks = queues.iter().flat_map(|q| q["tasks"].as_array()).flatten();
-    let hold = &tasks.find(|t| t["task"] == task)?["hold"]["hold"];
+    let all = |key: &str| {
+        let queues = status["queues"].as_array().into_iter().flatten();
+        let entries: Vec<Value> = queues
+            .filter_map(|queue| queue[key].as_array().cloned())
+            .flatten()
+            .collect();
+        entries.into_iter().find(|entry| entry["task"] == task)
+    };
+    if all("runs").is_some() {
+        return Some("running".into());
+    }
+    let hold = &all("tasks")?["hold"]["hold"];
     hold.as_str().map(str::to_owned)
 }
 
@@ -106,7 +115,9 @@ fn the_next_agent_starts_when_the_last_one_is_over_not_when_it_hands_on() {
     // The daemon has seen it there, and says for whom it waits.
     eventually("it is held", || {
         let status = world.status();
-        hold_of(&status, id).is_some_and(|hold| hold == "running" || hold == "run_not_over")
+        let product = (status["queues"].as_array().into_iter().flatten())
+            .find(|queue| queue["queue"] == "product");
+        product.is_some_and(|product| product["tasks"][0]["task"] == id)
     });
     let why = world.types(&["why", &id.to_string()]);
     assert!(why.out.contains("architect"), "{}", why.out);

@@ -35,7 +35,7 @@ pub struct Output {
     pub cost: Option<f64>,
     /// A known failure text. The work may have been done all the same: only tinytask knows.
     pub sign: Option<Failure>,
-    /// The last words end in a question.
+    /// The last words hold a question.
     pub asked: bool,
     /// The agent's last words, of one message.
     pub last_text: Option<String>,
@@ -213,12 +213,35 @@ impl Reading {
         } else {
             self.plain.pop().unwrap_or_default()
         };
-        self.output.asked = last
-            .trim_end_matches(|c: char| c.is_whitespace() || "*_`\"')]}".contains(c))
-            .ends_with(['?', '？', '؟']);
+        self.output.asked = asks(&last);
         self.output.last_text = (!last.is_empty()).then(|| clean(&last));
         self.output
     }
+}
+
+/// Do these last words hold a question? It need not be the very end: "Which one? Please let me know." It only gives a name to a
+/// run that failed, so a question too many does no harm.
+fn asks(words: &str) -> bool {
+    const LAST: usize = 400;
+    let from = words
+        .char_indices()
+        .rev()
+        .nth(LAST - 1)
+        .map_or(0, |(at, _)| at);
+    let mut rest = &words[from..];
+    // Chinese and Japanese put no space between sentences.
+    if rest.contains('？') {
+        return true;
+    }
+    while let Some(at) = rest.find(['?', '؟']) {
+        rest = rest[at..].trim_start_matches(['?', '؟', '!']);
+        let after = rest.trim_start_matches(|c| "*_`\"')]}”’»".contains(c));
+        // Not the one of a URL or a pattern.
+        if after.is_empty() || after.starts_with(char::is_whitespace) {
+            return true;
+        }
+    }
+    false
 }
 
 /// A line of standard error that begins as goose's last word does.

@@ -624,11 +624,21 @@ fn an_extension_that_did_not_start_explains_an_agent_that_gave_up() {
 }
 
 #[test]
-fn a_question_at_the_end_is_known() {
+fn a_question_in_the_last_words_is_known() {
     for (text, asked) in [
         ("Which database should I use?", true),
         ("**Shall I go on?**\n", true),
-        ("Is this right? I think so.", false),
+        ("PostgreSQL or SQLite? Please let me know.", true),
+        ("Which one (if any?)?!\n\n1. A\n2. B", true),
+        ("用哪个数据库？请告诉我。", true),
+        (
+            "I fetched https://example.org/?q=1 and matched `a?b`.",
+            false,
+        ),
+        (
+            &format!("Why? {}", "Then I wrote it all down. ".repeat(20)),
+            false,
+        ),
         ("Done.", false),
     ] {
         assert_eq!(output(&[&says("a", text), COMPLETE]).asked, asked, "{text}");

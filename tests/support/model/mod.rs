@@ -510,7 +510,7 @@ fn fresh_id() -> String {
 
 fn chat_events(say: &Say) -> Vec<Value> {
     let event = |choices: Value, usage: Value| {
-        json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted",
+        json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o",
                "choices": choices, "usage": usage})
     };
     let delta = |delta: Value, finish: Value| {
@@ -551,7 +551,7 @@ fn chat_events(say: &Say) -> Vec<Value> {
 fn response_events(say: &Say) -> Vec<Value> {
     let (input, output) = TOKENS;
     let response = |status: &str, items: Value| {
-        json!({"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": "scripted", "output": items,
+        json!({"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": "gpt-5.2", "output": items,
                "usage": {"input_tokens": input, "output_tokens": output, "total_tokens": input + output}})
     };
     let mut events =

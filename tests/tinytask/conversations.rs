@@ -432,3 +432,52 @@ fn the_newest_protocol_needs_no_initialize_either() {
         "{queues}"
     );
 }
+
+/// What goose and the watcher use: rmcp's own client, in each of its ways to begin.
+#[test]
+fn rmcp_clients_are_served() {
+    use rmcp::ServiceExt as _;
+    use rmcp::model::{CallToolRequestParams, ProtocolVersion};
+    use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _};
+    use rmcp::transport::{StreamableHttpClientTransport, TokioChildProcess};
+
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    let server = Server::on(&db);
+    let url = format!("http://{}/mcp", server.address);
+    let http = || StreamableHttpClientTransport::from_uri(url.as_str());
+    let child = || {
+        let command = serve(&["--stdio", "--db", db.to_str().expect("UTF-8")]);
+        TokioChildProcess::new(tokio::process::Command::from(command)).expect("it starts")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let auto = || ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::LATEST],
+            legacy_version: None,
+        };
+        let clients = [
+            ().serve(http()).await.expect("plain over HTTP"),
+            ().serve_with_lifecycle(http(), auto())
+                .await
+                .expect("auto over HTTP"),
+            ().serve(child()).await.expect("plain over stdio"),
+            ().serve_with_lifecycle(child(), auto())
+                .await
+                .expect("auto over stdio"),
+        ];
+        for client in clients {
+            let tools = client.list_all_tools().await.expect("tools");
+            assert_eq!(tools.len(), 30);
+            let call = CallToolRequestParams::new("list_queues");
+            let answer = client.call_tool(call).await.expect("an answer");
+            assert_eq!(answer.is_error, None);
+            client.cancel().await.expect("it ends");
+        }
+    });
+}

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -54,9 +54,15 @@ fn eight_clients_never_claim_a_task_twice() {
     let (_dir, db) = folder();
     let server = Server::on(&db);
     create_tasks(&mut server.client(), "crew", 160);
+    let together = Barrier::new(8);
     let claims = std::thread::scope(|scope| {
         let claimers: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| claim_all(&mut server.client(), "crew")))
+            .map(|_| {
+                scope.spawn(|| {
+                    together.wait();
+                    claim_all(&mut server.client(), "crew")
+                })
+            })
             .collect();
         claimers
             .into_iter()
@@ -87,17 +93,20 @@ fn several_servers_share_one_file() {
             db.to_str().expect("UTF-8"),
         ]))
     };
-    create_tasks(&mut servers[0].client(), "crew", 90);
+    create_tasks(&mut servers[0].client(), "crew", 240);
     let claims = Mutex::new(Vec::new());
+    let together = Barrier::new(6);
     std::thread::scope(|scope| {
         for at in 0..6 {
-            let (servers, claims) = (&servers, &claims);
+            let (servers, claims, together) = (&servers, &claims, &together);
             scope.spawn(move || {
                 let mut client = match at {
                     0..2 => servers[0].client(),
                     2..4 => servers[1].client(),
                     _ => child(),
                 };
+                client.json("list_queues", json!({}));
+                together.wait();
                 let mine = claim_all(&mut client, "crew");
                 // Any refusal, such as `database is locked`, fails the test here.
                 for id in &mine {
@@ -111,7 +120,7 @@ fn several_servers_share_one_file() {
             });
         }
     });
-    assert_once(claims.into_inner().expect("no panic"), 90);
+    assert_once(claims.into_inner().expect("no panic"), 240);
     let left = servers[1]
         .client()
         .json("list_tasks", json!({"exclude_status": ["complete"]}));

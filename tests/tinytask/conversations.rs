@@ -433,6 +433,37 @@ fn the_newest_protocol_needs_no_initialize_either() {
     );
 }
 
+#[test]
+fn what_is_no_request_is_told_in_the_protocols_own_form() {
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    let server = Server::on(&db);
+    let ask = |body: &str| server.exchange("POST", "/mcp", &MCP_HEADERS, body);
+    for body in [
+        r#"{"jsonrpc":"2.0","id":{"a":1},"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[1]}"#,
+        r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
+        "[]",
+        "7",
+    ] {
+        let reply = ask(body);
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (400, &json!(-32700)),
+            "{body}"
+        );
+    }
+    for params in ["", r#","params":{"name":"list_queues","arguments":"x"}"#] {
+        let reply = ask(&format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call"{params}}}"#
+        ));
+        assert_eq!(reply.events()[0]["error"]["code"], -32602, "{params}");
+    }
+}
+
 /// What goose and the watcher use: rmcp's own client, in each of its ways to begin.
 #[test]
 fn rmcp_clients_are_served() {

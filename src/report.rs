@@ -6,6 +6,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use crate::edge::{config, runs};
+use crate::{daemon, look};
+
 /// What the program ends with. Documented in `--help` and the README.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -83,5 +86,57 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         eprint!("{}", self.text());
         self.exit.into()
+    }
+}
+
+// ── which error ends the program how ───────────────────────────────────────────────────────────────────────────────────
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        let exit = match error {
+            config::Error::Read { .. } | config::Error::NetworkFileSystem { .. } => Exit::Failed,
+            _ => Exit::Usage,
+        };
+        let hint = error.hint();
+        Self::new(exit, error).hint(hint)
+    }
+}
+
+impl From<runs::Error> for Failure {
+    fn from(error: runs::Error) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Self::new(Exit::Failed, error).hint(hint)
+    }
+}
+
+impl From<look::Error> for Failure {
+    fn from(error: look::Error) -> Self {
+        match error {
+            look::Error::Runs(error) => error.into(),
+            error @ look::Error::Io { .. } => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
+impl From<daemon::Error> for Failure {
+    fn from(error: daemon::Error) -> Self {
+        match error {
+            daemon::Error::Config(error) => error.into(),
+            daemon::Error::Look(error) => error.into(),
+            daemon::Error::AlreadyRunning { .. } => Self::new(Exit::NotRunning, error)
+                .hint("`calypso-watch status` shows its runs; `calypso-watch quit` ends it".to_owned()),
+            daemon::Error::Watch(error) => {
+                let hint = error.hint();
+                Self::new(Exit::Failed, error).hint(hint)
+            }
+            daemon::Error::Builtin { ref why } => {
+                let hint = format!("it said: {why}");
+                Self::new(Exit::TinytaskUnreachable, error).hint(hint)
+            }
+            daemon::Error::Write { .. } => {
+                Self::new(Exit::Failed, error).hint("is the disk full, or the folder another user's?".to_owned())
+            }
+            daemon::Error::Signals(_) => Self::new(Exit::Failed, error),
+        }
     }
 }

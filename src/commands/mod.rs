@@ -1,14 +1,223 @@
 //! What each subcommand means. One file for each that has a body of its own; the one-liners are here.
 
-use crate::cli::{Cli, Command};
+use std::io::Write as _;
+
+use camino::Utf8Path;
+
+use crate::cli::{Cli, Command, OneTask, PauseArgs, Server, Settings, TaskCommand};
+use crate::core::layout::Layout;
+use crate::core::model::{QueueName, RunSubject};
+use crate::edge::config::{self, Config};
+use crate::edge::control::{self, Control};
+use crate::look::Looker;
 use crate::report::{Exit, Failure};
 
+pub mod demo;
+pub mod init;
+pub mod logs;
+pub mod run;
+pub mod show;
+pub mod stop;
+pub mod submit;
+pub mod task;
 pub mod tinytask;
 
 /// Does what was typed.
 pub fn call(cli: Cli) -> Result<Exit, Failure> {
+    let base = cli.base_path.as_deref();
     match cli.command {
-        Command::Tinytask(command) => tinytask::call(cli.base_path.as_deref(), command),
-        _ => Err(Failure::new(Exit::Failed, "not built yet")),
+        Command::Init(init) => init::call(base, &init),
+        Command::Run(run) => run::call(base, &run),
+        Command::Status(status) => show::status(base, &status),
+        Command::Why(why) => show::why(base, &why),
+        Command::Plan(plan) => show::plan(base, &plan),
+        Command::Submit(submit) => submit::call(base, &submit),
+        Command::Logs(logs) => logs::call(base, &logs),
+        Command::Stop(stop) => stop::stop(base, &stop),
+        Command::Hold(task) => wish(base, &task, Control::Hold),
+        Command::Retry(task) => retry(base, &task),
+        Command::Release(task) => wish(base, &task, Control::Release),
+        Command::Putback(task) => task::putback(base, &task),
+        Command::Pause(queue) => pause(base, &queue),
+        Command::Resume(queue) => resume(base, &queue),
+        Command::Quit => stop::quit(base),
+        Command::Task(command) => on_task(base, command),
+        Command::Tinytask(command) => tinytask::call(base, command),
+        Command::Demo(demo) => demo::call(&demo),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "calypso-watch", &mut script);
+            say(&String::from_utf8_lossy(&script))
+        }
     }
+}
+
+// ── what they share ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Prints data on standard output. A reader who has seen enough (a broken pipe) is no failure.
+fn say(text: &str) -> Result<Exit, Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failed, error)),
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// The settings of the base path, with those typed as flags.
+fn load(base: Option<&Utf8Path>, settings: &Settings) -> Result<Config, Failure> {
+    let base = config::find_base(base)?;
+    Ok(config::load(&base, &flags(settings))?)
+}
+
+/// The tree of the base path.
+fn layout(base: Option<&Utf8Path>) -> Result<Layout, Failure> {
+    Ok(Layout::new(config::find_base(base)?))
+}
+
+/// What was typed of the settings, by their keys in calypso.toml.
+fn flags(settings: &Settings) -> Vec<(&'static str, String)> {
+    let Settings {
+        max_runs,
+        time_limit,
+        stop_grace,
+        max_attempts,
+        max_runs_per_task,
+        max_turns,
+        settle,
+        rescan,
+        quiet_after,
+        log_limit,
+        provider,
+        model,
+        tinytask_url,
+    } = settings;
+    let typed = [
+        ("max_runs", max_runs),
+        ("time_limit", time_limit),
+        ("stop_grace", stop_grace),
+        ("max_attempts", max_attempts),
+        ("max_runs_per_task", max_runs_per_task),
+        ("max_turns", max_turns),
+        ("settle", settle),
+        ("rescan", rescan),
+        ("quiet_after", quiet_after),
+        ("log_limit", log_limit),
+        ("provider", provider),
+        ("model", model),
+        ("tinytask_url", tinytask_url),
+    ];
+    typed.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+}
+
+/// One thread is enough: everything waits for files, processes and one server.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+/// Reads `42`, `#42` or `inbound`.
+fn subject(text: &str) -> Result<RunSubject, Failure> {
+    text.parse().map_err(|error| Failure::new(Exit::Usage, Box::<dyn std::error::Error>::from(crate::core::model::Invalid::clone(&error))))
+}
+
+// ── the one-liners ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn leave(layout: &Layout, control: &Control) -> Result<(), Failure> {
+    let cannot = |error| Failure::new(Exit::Failed, Cannot { what: format!("write `{}`", layout.control()), source: error });
+    control::create(layout, control).map(drop).map_err(cannot)
+}
+
+fn take_back(layout: &Layout, control: &Control) -> Result<bool, Failure> {
+    let cannot = |error| Failure::new(Exit::Failed, Cannot { what: format!("write in `{}`", layout.control()), source: error });
+    control::remove(layout, control).map_err(cannot)
+}
+
+/// Something that was tried, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+struct Cannot {
+    what: String,
+    source: std::io::Error,
+}
+
+/// A sentence that says whether anybody will act on a wish now.
+fn when(layout: &Layout) -> &'static str {
+    if crate::daemon::running(layout).is_ok() { "" } else { "; no daemon is running, so it counts from the next `calypso-watch run`" }
+}
+
+fn wish(base: Option<&Utf8Path>, task: &OneTask, control: impl Fn(RunSubject) -> Control) -> Result<Exit, Failure> {
+    let layout = layout(base)?;
+    let subject = subject(&task.task)?;
+    let control = control(subject);
+    leave(&layout, &control)?;
+    let text = match control {
+        Control::Hold(_) => format!("{} is held; `calypso-watch retry {subject}` lifts it", label(subject)),
+        _ => format!("{} is released from what was held against it", label(subject)),
+    };
+    say(&format!("{text}{}\n", when(&layout)))
+}
+
+fn label(subject: RunSubject) -> String {
+    match subject {
+        RunSubject::Task(id) => format!("#{id}"),
+        RunSubject::Inbound => "inbound".into(),
+    }
+}
+
+/// A fresh start: whatever else people asked for it is taken back too.
+fn retry(base: Option<&Utf8Path>, task: &OneTask) -> Result<Exit, Failure> {
+    let layout = layout(base)?;
+    let subject = subject(&task.task)?;
+    leave(&layout, &Control::Retry(subject))?;
+    take_back(&layout, &Control::Hold(subject))?;
+    say(&format!("{} gets a fresh start{}\n", label(subject), when(&layout)))
+}
+
+fn pause_control(queue: &PauseArgs) -> Result<Control, Failure> {
+    let Some(queue) = &queue.queue else { return Ok(Control::PauseAll) };
+    let name: Result<QueueName, _> = queue.parse();
+    name.map(Control::Pause).map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+fn pause(base: Option<&Utf8Path>, queue: &PauseArgs) -> Result<Exit, Failure> {
+    let layout = layout(base)?;
+    leave(&layout, &pause_control(queue)?)?;
+    let (what, resume) = match &queue.queue {
+        Some(queue) => (format!("queue {queue}"), format!("resume {queue}")),
+        None => ("everything".into(), "resume".into()),
+    };
+    say(&format!("{what} is paused: nothing more is started there, what runs goes on; `calypso-watch {resume}` lifts it\n"))
+}
+
+fn resume(base: Option<&Utf8Path>, queue: &PauseArgs) -> Result<Exit, Failure> {
+    let layout = layout(base)?;
+    let was_paused = take_back(&layout, &pause_control(queue)?)?;
+    let what = queue.queue.as_ref().map_or_else(|| "everything".to_owned(), |queue| format!("queue {queue}"));
+    say(&if was_paused { format!("{what} goes on{}\n", when(&layout)) } else { format!("{what} was not paused\n") })
+}
+
+fn on_task(base: Option<&Utf8Path>, command: TaskCommand) -> Result<Exit, Failure> {
+    let (TaskCommand::List { server, .. }
+    | TaskCommand::Show { server, .. }
+    | TaskCommand::Create { server, .. }
+    | TaskCommand::Move { server, .. }
+    | TaskCommand::Comment { server, .. }
+    | TaskCommand::Signup { server, .. }
+    | TaskCommand::Done { server, .. }) = &command;
+    let tinytask = client(base, server)?;
+    runtime()?.block_on(task::call(&tinytask, command, &mut std::io::stdout()))
+}
+
+/// The tinytask a person means: the one typed, else the base path's.
+fn client(base: Option<&Utf8Path>, server: &Server) -> Result<crate::edge::tinytask::Tinytask, Failure> {
+    let settings = Settings { tinytask_url: server.tinytask_url.clone(), ..Settings::default() };
+    if let (Some(url), Err(_)) = (&server.tinytask_url, config::find_base(base)) {
+        let endpoint = crate::edge::tinytask::Endpoint::Http { url: url.clone() };
+        return Ok(crate::edge::tinytask::Tinytask::new(endpoint, std::time::Duration::from_secs(10)));
+    }
+    let looker = Looker::new(load(base, &settings)?);
+    let why = looker.server.why_none();
+    looker.tinytask.ok_or_else(|| Failure::new(Exit::TinytaskUnreachable, why))
 }

@@ -1,11 +1,354 @@
 //! `tinytask serve | stop`: the built-in tinytask.
+//!
+//! Over HTTP with a base path known, one server serves it: a lock says that it lives, server.json where. Over standard input
+//! and output there may be many on one database, each the child of its client, so neither is touched.
 
-use camino::Utf8Path;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use nix::fcntl::{FcntlArg, fcntl};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::TinytaskCommand;
+use crate::core::layout::Layout;
+use crate::edge::files::{self, Durability};
 use crate::report::{Exit, Failure};
+use crate::taskd::http;
+use crate::taskd::mcp::Server;
+use crate::taskd::store::Store;
+
+/// Longest wait of `stop`.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What server.json says: who serves this base path, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerRecord {
+    pub pid: i32,
+    /// Start time of the process: field 22 of /proc/PID/stat (proc(5)). With the pid it names one process until the next boot.
+    pub start: u64,
+    /// `127.0.0.1:3000`; the MCP URL is `http://…/mcp`.
+    pub address: SocketAddr,
+    pub version: String,
+}
 
 /// Serves or ends the built-in tinytask.
-pub fn call(_base: Option<&Utf8Path>, _command: TinytaskCommand) -> Result<Exit, Failure> {
-    Err(Failure::new(Exit::Failed, "not built yet"))
+///
+/// # Errors
+/// What a person has to know: a taken lock or port, a database that cannot be used, nothing to stop.
+pub fn call(base: Option<&Utf8Path>, command: TinytaskCommand) -> Result<Exit, Failure> {
+    match command {
+        TinytaskCommand::Serve {
+            listen,
+            db,
+            stdio,
+            log,
+        } => {
+            // With a database of its own the server belongs to no base path, unless told so.
+            let layout = match (&db, base) {
+                (Some(_), None) => None,
+                _ => base_path(base).map(Layout::new),
+            };
+            if stdio {
+                serve_stdio(layout.as_ref(), db, log)
+            } else {
+                serve_http(layout.as_ref(), db, listen, log)
+            }
+        }
+        TinytaskCommand::Stop => {
+            let layout = base_path(base).map(Layout::new).ok_or_else(no_base_path)?;
+            stop(&layout)
+        }
+    }
+}
+
+/// The base path: the flag, `CALYPSO_BASE_PATH`, else the nearest parent with calypso.toml or .calypso/.
+fn base_path(flag: Option<&Utf8Path>) -> Option<Utf8PathBuf> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the base path is what settings are found by, so it cannot come from them"
+    )]
+    let named = std::env::var("CALYPSO_BASE_PATH").ok();
+    let named = flag
+        .map(Utf8Path::to_owned)
+        .or_else(|| named.filter(|path| !path.is_empty()).map(Utf8PathBuf::from));
+    let here = || Utf8PathBuf::from_path_buf(std::env::current_dir().ok()?).ok();
+    match named {
+        Some(path) => Some(here()?.join(path)),
+        None => {
+            let here = here()?;
+            here.ancestors()
+                .find(|dir| {
+                    let layout = Layout::new(*dir);
+                    layout.config().is_file() || layout.state().is_dir()
+                })
+                .map(Utf8Path::to_owned)
+        }
+    }
+}
+
+fn no_base_path() -> Failure {
+    Failure::new(Exit::Usage, "there is no base path here")
+        .hint("name it with `--base-path DIR`, or make one with `calypso-watch init`".to_owned())
+}
+
+fn open_store(layout: Option<&Layout>, db: Option<Utf8PathBuf>) -> Result<Store, Failure> {
+    let path = match (db, layout) {
+        (Some(db), _) => db,
+        (None, Some(layout)) => {
+            make_folder(layout)?;
+            layout.tinytask_db()
+        }
+        (None, None) => "tinytask.db".into(),
+    };
+    Store::open(&path).map_err(|error| {
+        let hint = error.hint().to_owned();
+        Failure::new(Exit::Failed, error).hint(hint)
+    })
+}
+
+fn make_folder(layout: &Layout) -> Result<(), Failure> {
+    std::fs::create_dir_all(layout.tinytask()).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("cannot make `{}`: {error}", layout.tinytask()),
+        )
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+fn serve_stdio(
+    layout: Option<&Layout>,
+    db: Option<Utf8PathBuf>,
+    log: bool,
+) -> Result<Exit, Failure> {
+    let store = Arc::new(open_store(layout, db)?);
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let end = stop_signal()?;
+        tokio::select! {
+            () = Server::new(store.clone(), log).serve_stdio() => {}
+            () = end => {}
+        }
+        Ok::<(), Failure>(())
+    })?;
+    // A thread may still wait for input that never comes.
+    runtime.shutdown_background();
+    close(store);
+    Ok(Exit::Done)
+}
+
+fn serve_http(
+    layout: Option<&Layout>,
+    db: Option<Utf8PathBuf>,
+    listen: SocketAddr,
+    log: bool,
+) -> Result<Exit, Failure> {
+    if !listen.ip().is_loopback() {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("`{listen}` is not a loopback address"),
+        )
+        .hint("tinytask has no passwords, so it is served to this machine only: `--listen 127.0.0.1:3000`".to_owned()));
+    }
+    // Held, and never unlocked, until this process ends.
+    let lock = layout.map(take_lock).transpose()?;
+    let store = Arc::new(open_store(layout, db)?);
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
+        let end = stop_signal()?;
+        let taken = |error: std::io::Error| {
+            let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+            Failure::new(Exit::Failed, format!("cannot listen on `{listen}`: {error}")).hint(
+                taken.then(|| {
+                    "another server has this port; name a free one with `--listen`, or any with `--listen 127.0.0.1:0`".to_owned()
+                }),
+            )
+        };
+        let listener = http::bind(listen).await.map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        if let Some(layout) = layout {
+            write_record(layout, address)?;
+        }
+        // Data, for whoever started it; that nobody reads it is no reason not to serve.
+        let mut out = std::io::stdout();
+        writeln!(out, "listening on http://{address}/mcp").ok();
+        out.flush().ok();
+        http::serve(listener, Server::new(store.clone(), log), end)
+            .await
+            .map_err(|error| Failure::new(Exit::Failed, error))
+    });
+    runtime.shutdown_background();
+    close(store);
+    if let Some(layout) = layout {
+        remove_own_record(layout);
+    }
+    drop(lock);
+    served.map(|()| Exit::Done)
+}
+
+/// The last one to hold the store ends it with a checkpoint.
+fn close(store: Arc<Store>) {
+    if let Some(store) = Arc::into_inner(store) {
+        store.close();
+    }
+}
+
+/// Ready at SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    let failed = |error| Failure::new(Exit::Failed, error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// An OFD lock (fcntl(2)): it ends with its last descriptor, however the process ends.
+fn take_lock(layout: &Layout) -> Result<File, Failure> {
+    make_folder(layout)?;
+    let path = layout.tinytask_lock();
+    let failed = |error: std::io::Error| {
+        Failure::new(Exit::Failed, format!("cannot lock `{path}`: {error}"))
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(&path)
+        .map_err(failed)?;
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as _,
+        l_whence: nix::libc::SEEK_SET as _,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => Ok(file),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => {
+            let (who, at) = match read_record(layout) {
+                Some(record) => (
+                    format!("(pid {})", record.pid),
+                    format!("it listens on http://{}/mcp; ", record.address),
+                ),
+                None => ("(starting)".into(), String::new()),
+            };
+            Err(Failure::new(
+                Exit::Failed,
+                format!("another built-in tinytask {who} serves `{}`", layout.base()),
+            )
+            .hint(format!("{at}`calypso-watch tinytask stop` ends it")))
+        }
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn write_record(layout: &Layout, address: SocketAddr) -> Result<(), Failure> {
+    let path = layout.tinytask_server();
+    let pid = std::process::id() as i32;
+    let record = ServerRecord {
+        pid,
+        start: start_time(pid).unwrap_or_default(),
+        address,
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let text = serde_json::to_string_pretty(&record).expect("plain values only") + "\n";
+    files::replace(&path, text.as_bytes(), 0o644, Durability::Crash)
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write `{path}`: {error}")))
+}
+
+fn read_record(layout: &Layout) -> Option<ServerRecord> {
+    let bytes = files::read_bounded(&layout.tinytask_server(), 4096).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn remove_own_record(layout: &Layout) {
+    let own = read_record(layout).is_some_and(|record| record.pid == std::process::id() as i32);
+    if own {
+        std::fs::remove_file(layout.tinytask_server()).ok();
+    }
+}
+
+/// Field 22 of /proc/PID/stat. The name in field 2 may hold blanks and parentheses, so fields are counted after its last one.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for")]
+fn stop(layout: &Layout) -> Result<Exit, Failure> {
+    let not_running = || {
+        Failure::new(
+            Exit::NotRunning,
+            format!("no built-in tinytask serves `{}`", layout.base()),
+        )
+    };
+    let record = read_record(layout).ok_or_else(not_running)?;
+    // The descriptor first, the look at the start time second: from here on the number cannot mean another process.
+    let pidfd = Pid::from_raw(record.pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .ok_or_else(not_running)?;
+    if start_time(record.pid) != Some(record.start) {
+        return Err(not_running());
+    }
+    let failed = |error: rustix::io::Errno| {
+        Failure::new(
+            Exit::Failed,
+            format!(
+                "cannot end the built-in tinytask (pid {}): {error}",
+                record.pid
+            ),
+        )
+    };
+    match pidfd_send_signal(&pidfd, Signal::TERM) {
+        Err(rustix::io::Errno::SRCH) => return Err(not_running()),
+        sent => sent.map_err(failed)?,
+    }
+    let limit = Timespec {
+        tv_sec: STOP_LIMIT.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let mut gone = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    if poll(&mut gone, Some(&limit)).map_err(failed)? == 0 {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "the built-in tinytask (pid {}) has not ended within {} s",
+                record.pid,
+                STOP_LIMIT.as_secs()
+            ),
+        )
+        .hint(format!(
+            "another program may hold its database; `kill -9 {}` loses nothing it has answered",
+            record.pid
+        )));
+    }
+    println!("ended the built-in tinytask (pid {})", record.pid);
+    Ok(Exit::Done)
 }

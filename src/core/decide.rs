@@ -707,7 +707,12 @@ impl<'a> Deciding<'a> {
                 .then_some(&requests)
                 .filter(|r| !r.files.is_empty());
             let recipe = self.seen.recipes.get(&queue).and_then(|r| r.as_ref().ok());
-            if let Some(hold) = self.environment_hold(&queue, recipe) {
+            let no_program = self
+                .seen
+                .no_program
+                .get(&queue)
+                .map(|why| Hold::NoProgram { why: why.clone() });
+            if let Some(hold) = no_program.or_else(|| self.environment_hold(&queue, recipe)) {
                 self.hold_rest(waiting, files, &hold);
                 self.hold(Subject::Queue(queue), hold);
                 continue;
@@ -829,6 +834,7 @@ impl<'a> Deciding<'a> {
             stay: standing.stay,
             cause,
             title: Some(task.title.clone()),
+            files: Vec::new(),
             provider: Some(provider.clone()),
             time_limit: self.policy.time_limit_of(&queue),
             queue,
@@ -855,6 +861,7 @@ impl<'a> Deciding<'a> {
             stay: 1,
             cause,
             title: None,
+            files: requests.files.clone(),
             provider: Some(provider.clone()),
             time_limit: self.policy.time_limit_of(queue),
         }

@@ -50,12 +50,16 @@ pub struct Snapshot {
     pub highest_task: i64,
     /// A recipe file each; broken ones say why.
     pub recipes: BTreeMap<QueueName, Result<Recipe, String>>,
+    /// Queues whose program cannot be found, with the reason.
+    pub no_program: BTreeMap<QueueName, String>,
     /// Runs with an entry in live/.
     pub runs: Vec<Run>,
     /// Pid files that belong to none of `runs`.
     pub strangers: BTreeMap<RunSubject, Stranger>,
     /// Entries of running_tasks/ that are no pid file's name, for `status` to show.
     pub odd_pid_names: Vec<String>,
+    /// What could not be read, or means nothing, for `status` to show.
+    pub troubles: Vec<String>,
     /// Task folders in workqueue/, with the time each last changed.
     pub folders: BTreeMap<TaskId, Timestamp>,
     pub inbound: Vec<InboundEntry>,
@@ -385,6 +389,8 @@ pub struct Launch {
     pub stay: u32,
     pub cause: String,
     pub title: Option<String>,
+    /// Inbound runs: what they are to take away.
+    pub files: Vec<FileKey>,
     pub provider: Option<ProviderName>,
     pub time_limit: Millis,
 }
@@ -422,6 +428,10 @@ pub enum Hold {
     NoRecipe,
     BrokenRecipe {
         error: String,
+    },
+    /// The program that is to run cannot be found.
+    NoProgram {
+        why: String,
     },
     /// Last run failed for a reason that lies in the recipe or the machine.
     Environment {

@@ -1,1 +1,437 @@
-//! The daemon.
+//! The daemon: lock, look, then the loop: wake → look → decide → perform. Decides nothing itself.
+//!
+//! It may be killed at any line. Whatever it was doing is on disk, or was not begun: agents live on under their shims, and the
+//! next daemon takes the same look and goes on from there. So nothing in here is remembered that matters, except for speed.
+//!
+//! One thread. inotify, pidfds, timers and signals only wake the loop; none of them is believed.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::core::decide::decide;
+use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, Timestamp};
+use crate::core::verdict::Meaning;
+use crate::core::{Decision, Snapshot, Tinytask};
+use crate::edge::{clock, config, control, process, runs, watch};
+use crate::look::{self, Looker, Scope, chain};
+use timers::Timers;
+
+mod builtin;
+mod journal;
+mod lock;
+mod perform;
+mod timers;
+
+pub use builtin::{Builtin, start_builtin};
+pub use journal::{StoryEvent, read_story};
+pub use lock::{DaemonRecord, Lock, LockRecord, running};
+
+/// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
+const MOST_ROUNDS: u32 = 200;
+/// Why the daemon cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another calypso-watch (pid {pid}, up {up}) is watching `{base}`")]
+    AlreadyRunning { pid: i32, up: String, base: Utf8PathBuf },
+    #[error("cannot write in `{path}`")]
+    Write { path: Utf8PathBuf, source: std::io::Error },
+    #[error("the built-in tinytask did not start")]
+    Builtin { why: String },
+    #[error(transparent)]
+    Watch(#[from] watch::Error),
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Look(#[from] look::Error),
+    #[error("cannot set up signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// What `run` needs besides the settings.
+pub struct Options {
+    /// Overrides given as flags, for a reload.
+    pub flags: Vec<(&'static str, String)>,
+    /// This program, for shims and the built-in tinytask.
+    pub exe: Utf8PathBuf,
+}
+
+/// A future of ours that was spawned to stop or sweep a run has ended.
+struct Done {
+    run: RunId,
+    swept: bool,
+}
+
+/// The daemon of one base path.
+pub struct Daemon {
+    looker: Looker,
+    options: Options,
+    /// Held for the daemon's life.
+    lock: Lock,
+    journal: journal::Journal,
+    /// Rung by anything that wants a look.
+    bell: Rc<Notify>,
+    done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
+    watched: BTreeMap<RunId, JoinHandle<()>>,
+    /// Launches that failed here before a run began, by queue; shown as holds until the next slow look.
+    stuck: BTreeMap<QueueName, String>,
+    since: Moment,
+    /// When the event that led to the present look was read.
+    event: Option<Moment>,
+    builtin: Option<Builtin>,
+}
+
+/// The runs that go on when the daemon leaves.
+pub struct Leaving {
+    pub going_on: Vec<(RunId, Option<String>, QueueName, Option<i32>)>,
+}
+
+impl Daemon {
+    /// Takes the lock, makes the folders, starts the built-in tinytask where that is chosen.
+    pub async fn start(config: config::Config, options: Options) -> Result<Self, Error> {
+        let layout = crate::core::layout::Layout::new(config.base.clone());
+        make_folders(&layout)?;
+        let lock = Lock::take(&layout)?;
+        process::become_subreaper().ok();
+        let builtin = start_builtin(&config, &layout, &options.exe).await?;
+        let journal = journal::Journal::open(&layout);
+        let mut looker = Looker::new(config);
+        looker.memory.is_writer = true;
+        Ok(Self {
+            looker,
+            options,
+            lock,
+            journal,
+            bell: Rc::new(Notify::new()),
+            done: mpsc::unbounded_channel(),
+            watched: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            since: (&clock::now()).into(),
+            event: None,
+            builtin,
+        })
+    }
+
+    /// Looks, decides and acts until nothing is left to do now; waits for nothing but the ends of runs it is ending itself.
+    pub async fn once(mut self) -> Result<(Snapshot, Decision), Error> {
+        let mut scope = Scope::Everything;
+        loop {
+            let (seen, decision, acted) = self.round(scope).await?;
+            if self.looker.memory.in_hand.is_empty() && acted != Acted::Something {
+                self.record(&seen, &decision, "once");
+                return Ok((seen, decision));
+            }
+            if acted != Acted::Something
+                && let Some(done) = self.done.1.recv().await
+            {
+                self.is_done(&done);
+            }
+            scope = Scope::Everything;
+        }
+    }
+
+    /// Watches until a TERM or an INT; the agents go on.
+    pub async fn run(mut self) -> Result<Leaving, Error> {
+        let mut signals = Signals::new().map_err(Error::Signals)?;
+        // Arm first, then look: what happens in between is seen by the look or heard as an event, or both.
+        let mut watch = watch::start(&self.looker.layout, self.looker.server.db.as_deref())?;
+        info!(base = %self.looker.layout.base(), pid = std::process::id(), "watching");
+        self.journal.started(&self.since);
+        sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+
+        let own_session = process::own_session();
+        let mut timers = Timers::new();
+        let mut scope = Scope::Everything;
+        let mut rounds = 0;
+        loop {
+            self.looker.memory.closed = watch.closed_inbound();
+            let began = Instant::now();
+            let (seen, decision, acted) = self.round(scope).await?;
+            self.event = None;
+            self.record(&seen, &decision, "inotify");
+            self.watch_processes(&seen, &decision);
+            if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
+                warn!(error = %error, "some task folders are left to the rescan");
+            }
+            timers.looked(scope, self.looker.server.db.is_some(), self.looker.config.rescan);
+            if scope == Scope::Everything && timers.take_prune() {
+                self.prune(&seen);
+            }
+            self.revive_builtin(&seen).await;
+
+            rounds = if acted == Acted::Something { rounds + 1 } else { 0 };
+            if acted == Acted::Something && rounds < MOST_ROUNDS {
+                scope = Scope::Queues;
+                continue;
+            }
+            if rounds >= MOST_ROUNDS {
+                error!(rounds, "acting leads to nothing but more acting; waiting a moment");
+                timers.failed();
+            }
+            match acted {
+                Acted::Failed => timers.failed(),
+                Acted::Nothing => timers.succeeded(),
+                Acted::Something => {}
+            }
+            // Looks keep a gap that grows with their cost, so that a storm of events cannot keep tinytask busy.
+            let rest = began.elapsed().min(Duration::from_secs(2));
+            tokio::time::sleep(rest).await;
+
+            scope = loop {
+                let reason = tokio::select! {
+                    biased;
+                    _ = signals.term.recv() => "TERM",
+                    _ = signals.int.recv() => "INT",
+                    wake = watch.next() => break self.woken(&wake, &mut timers),
+                    () = self.bell.notified() => break Scope::Queues,
+                    Some(done) = self.done.1.recv() => {
+                        self.is_done(&done);
+                        break Scope::Queues;
+                    }
+                    _ = signals.hup.recv() => {
+                        self.reload();
+                        break Scope::Everything;
+                    }
+                    _ = signals.child.recv() => {
+                        // Shims, and what their runs left, are in sessions of their own. Children in ours (a tinytask) belong
+                        // to whoever started them.
+                        process::reap_strays(|stat| stat.session != own_session);
+                        continue;
+                    }
+                    () = timers.due(decision.wake_at) => {
+                        if timers.take_rescan() {
+                            watch.verify();
+                        }
+                        if timers.take_tinytask() {
+                            self.stuck.clear();
+                            break Scope::Everything;
+                        }
+                        break Scope::Queues;
+                    }
+                };
+                return Ok(self.leave(&seen, reason));
+            };
+        }
+    }
+
+    /// What a wake calls for.
+    fn woken(&mut self, wake: &watch::Wake, timers: &mut Timers) -> Scope {
+        for what in &wake.lost {
+            warn!(what, "watching was disturbed");
+            self.journal.lost(what);
+        }
+        if wake.areas.database {
+            timers.database();
+        }
+        self.event = wake.first_event.map(at_moment);
+        if wake.areas.config || wake.areas.recipes || wake.areas.rescan {
+            self.stuck.clear();
+            self.reload();
+            return Scope::Everything;
+        }
+        Scope::Queues
+    }
+
+    /// Look, decide, perform, once.
+    async fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Error> {
+        let now = clock::now();
+        let mut seen = self.looker.look(scope, &now).await?;
+        for (queue, why) in &self.stuck {
+            seen.no_program.entry(queue.clone()).or_insert_with(|| why.clone());
+        }
+        self.lock.touch();
+        let decided_at = clock::now();
+        let decision = decide(&seen, &self.looker.config.policy, &decided_at);
+        self.journal.seen(&seen, &decision, &decided_at);
+        let acted = self.perform(&seen, &decision, &now).await;
+        Ok((seen, decision, acted))
+    }
+
+    fn is_done(&mut self, done: &Done) {
+        self.looker.memory.in_hand.remove(&done.run);
+        if done.swept {
+            self.looker.memory.swept.insert(done.run);
+        }
+    }
+
+    /// Settings are read anew; a bad file leaves the last good ones in force.
+    fn reload(&mut self) {
+        match config::load(self.looker.layout.base(), &self.options.flags) {
+            Ok(config) => self.looker.reconfigure(config),
+            Err(error) => error!(error = chain(&error), "settings cannot be used; the last good ones stay in force"),
+        }
+    }
+
+    /// A pidfd for each process whose death no file tells: shims, and agents whose shim is dead.
+    fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
+        let live: BTreeMap<RunId, _> = seen
+            .runs
+            .iter()
+            .zip(&decision.meanings)
+            .filter_map(|(run, meaning)| {
+                let state = run.state.as_ref()?;
+                let agent = run.observed.alive.as_ref().and_then(|alive| alive.agent.clone());
+                let process = match (meaning, &state.state) {
+                    (Meaning::Orphan | Meaning::SignalledAlive, _) if agent.is_some() => agent?,
+                    (_, RunState::Starting | RunState::Running { .. }) if run.observed.shim => state.shim.clone(),
+                    _ => return None,
+                };
+                Some((run.dir.id, process))
+            })
+            .collect();
+        self.watched.retain(|run, watching| {
+            let keep = live.contains_key(run) && !watching.is_finished();
+            if !keep {
+                watching.abort();
+            }
+            keep
+        });
+        for (run, of) in live {
+            if self.watched.contains_key(&run) {
+                continue;
+            }
+            let Ok(Some(pidfd)) = process::Pidfd::open_checked(&of) else {
+                // Dead already, since the look: look again.
+                self.bell.notify_one();
+                continue;
+            };
+            // SAFETY: the pidfd is moved in and stays open, under the same number, for as long as the AsyncFd lives.
+            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else { continue };
+            let bell = Rc::clone(&self.bell);
+            let watching = tokio::task::spawn_local(async move {
+                if pidfd.readable().await.is_ok() {
+                    bell.notify_one();
+                }
+            });
+            self.watched.insert(run, watching);
+        }
+    }
+
+    fn record(&mut self, seen: &Snapshot, decision: &Decision, watch: &str) {
+        let record = DaemonRecord::new(&self.since, watch, seen, decision);
+        if let Err(error) = self.lock.record(&record) {
+            warn!(error = %error, "cannot write daemon.json");
+        }
+    }
+
+    async fn revive_builtin(&mut self, seen: &Snapshot) {
+        if let (Tinytask::Unreachable { .. }, Some(builtin)) = (&seen.tinytask, &mut self.builtin)
+            && builtin.is_gone()
+        {
+            warn!("the built-in tinytask is gone; starting it again");
+            match start_builtin(&self.looker.config, &self.looker.layout, &self.options.exe).await {
+                Ok(builtin) => {
+                    self.builtin = builtin;
+                    self.bell.notify_one();
+                }
+                Err(error) => error!(error = chain(&error), "the built-in tinytask does not start"),
+            }
+        }
+    }
+
+    fn prune(&self, seen: &Snapshot) {
+        if seen.coverage != crate::core::Coverage::Everything {
+            return;
+        }
+        let keep = Millis::secs(u64::from(self.looker.config.keep_days) * 86_400);
+        let per_task = self.looker.config.keep_per_task as usize;
+        match runs::prune(&self.looker.layout, clock::wall(), keep, per_task, |id| seen.tasks.contains_key(&id)) {
+            Ok(0) => {}
+            Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
+            Err(error) => warn!(error = chain(&error), "cannot forget old runs"),
+        }
+    }
+
+    fn leave(&mut self, seen: &Snapshot, reason: &str) -> Leaving {
+        sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
+        self.journal.left(reason);
+        let going_on = seen
+            .runs
+            .iter()
+            .filter(|run| !matches!(run.meaning(), Meaning::Litter | Meaning::Complete | Meaning::Clear))
+            .map(|run| {
+                let pid = match run.state.as_ref().map(|state| &state.state) {
+                    Some(RunState::Running { agent }) => Some(agent.pid),
+                    _ => None,
+                };
+                let title = run.spec.as_ref().and_then(|spec| spec.title.clone());
+                (run.dir.id, title, run.dir.queue.clone(), pid)
+            })
+            .collect();
+        info!(reason, "stopped watching");
+        Leaving { going_on }
+    }
+}
+
+/// Did the actions of a round change anything?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acted {
+    Nothing,
+    Something,
+    /// One failed: it is met again by the next look, which should not come at once.
+    Failed,
+}
+
+/// Tasks that wait for something in their folder.
+fn waited_folders(decision: &Decision) -> std::collections::BTreeSet<crate::core::model::TaskId> {
+    use crate::core::{Hold, Subject};
+    let waits = |hold: &Hold| matches!(hold, Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. });
+    let of_task = decision.holds.iter().filter(|(_, hold)| waits(hold));
+    of_task.filter_map(|(subject, _)| if let Subject::Task(id) = subject { Some(*id) } else { None }).collect()
+}
+
+/// The daemon's folders; the base path itself must be there.
+fn make_folders(layout: &crate::core::layout::Layout) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let folders = [
+        (layout.inbound(), 0o755),
+        (layout.workqueue(), 0o755),
+        (layout.running_tasks(), 0o755),
+        (layout.recipes(), 0o755),
+        (layout.state(), 0o755),
+        (layout.live(), 0o755),
+        (layout.runs(), 0o755),
+        (layout.tinytask(), 0o700),
+    ];
+    for (path, mode) in folders {
+        match std::fs::DirBuilder::new().mode(mode).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(source) => return Err(Error::Write { path, source }),
+        }
+    }
+    control::make_folder(layout).map_err(|source| Error::Write { path: layout.control(), source })
+}
+
+fn at_moment(wall: Timestamp) -> Moment {
+    let now: Now = clock::now();
+    let boot = Millis(now.boot.0.saturating_sub(now.wall.since(wall).0));
+    Moment { wall, boot_id: now.boot_id, boot }
+}
+
+/// What people and systemd say.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    child: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            child: signal(SignalKind::child())?,
+        })
+    }
+}

@@ -2,9 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8Path;
+
+use crate::core::model::Timestamp;
 
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,4 +92,69 @@ pub fn append_line(path: &Utf8Path, line: &str, mode: u32) -> io::Result<()> {
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
         .open(path)?;
     file.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Takes a whole-file write lock of the open file description (F_OFD_SETLK, fcntl_locking(2)) without waiting; `false` when
+/// somebody has it. It lasts until the last descriptor of this description, inherited ones included, is closed. Nobody unlocks: only close.
+pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
+    let lock = whole_file(nix::libc::F_WRLCK);
+    match nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Does another open file description hold a lock on this file? F_OFD_GETLK takes nothing, so that two who ask at once do not
+/// see each other, and it works on a read-only descriptor.
+pub fn is_held(file: impl AsFd) -> io::Result<bool> {
+    let mut lock = whole_file(nix::libc::F_WRLCK);
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != nix::libc::F_UNLCK)
+}
+
+/// [`is_held`] by path, which is not followed where it is a symlink; a missing file is held by nobody.
+pub fn is_held_at(path: &Utf8Path) -> io::Result<bool> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
+        .open(path);
+    match opened {
+        Ok(file) => is_held(&file),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn whole_file(kind: i32) -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: kind as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// Which file a name leads to: device and inode. The name itself is looked at, not what a symlink points to; `None` when nothing has that name.
+pub fn identity(path: &Utf8Path) -> io::Result<Option<(u64, u64)>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some((found.dev(), found.ino()))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// No file of that name, or no directory on the way to it.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// When what stands at `path` (a symlink itself, not its target) was last changed; `None` where nothing does.
+pub fn modified(path: &Utf8Path) -> Option<Timestamp> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some(Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000))
 }

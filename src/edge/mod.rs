@@ -15,4 +15,13 @@
 //! | [`watch`] | inotify; notify and the debouncer stay inside |
 
 pub mod clock;
+pub mod config;
+pub mod control;
 pub mod files;
+pub mod goose;
+pub mod inbound;
+pub mod process;
+pub mod recipe;
+pub mod runs;
+pub mod tinytask;
+pub mod watch;

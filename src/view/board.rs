@@ -359,7 +359,7 @@ fn odd(seen: &Snapshot) -> Vec<String> {
 }
 
 /// What became of a run, in a few words: `→ devops`, `done`, `made no progress`.
-pub(super) fn verdict_words(record: &VerdictRecord) -> String {
+pub fn verdict_words(record: &VerdictRecord) -> String {
     let main = record
         .tasks
         .iter()

@@ -1,0 +1,62 @@
+//! `run`: the daemon in the foreground, or one look for cron.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use tracing_subscriber::EnvFilter;
+
+use super::{flags, load, runtime, say};
+use crate::cli::Run;
+use crate::core::Tinytask;
+use crate::core::layout::Layout;
+use crate::daemon::{Daemon, Leaving, Options};
+use crate::edge::config;
+use crate::report::{Exit, Failure};
+use crate::view;
+
+/// Watches until it is told to stop; with `--once`, acts once.
+pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
+    let config = load(base, &run.settings)?;
+    log_to_stderr(&run.log)?;
+    let layout = Layout::new(config.base.clone());
+    for warning in config::check_permissions(&layout)?.iter().chain(&config.warnings) {
+        tracing::warn!("{warning}");
+    }
+    let options = Options { flags: flags(&run.settings), exe: own_program()? };
+    let runtime = runtime()?;
+    // Futures of ours that end runs live on this thread, beside the loop.
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let daemon = Daemon::start(config, options).await?;
+        if run.once {
+            let (seen, _) = daemon.once().await?;
+            return match seen.tinytask {
+                Tinytask::Unreachable { error, .. } => {
+                    Err(Failure::new(Exit::TinytaskUnreachable, format!("cannot reach tinytask: {error}")))
+                }
+                _ => Ok(Exit::Done),
+            };
+        }
+        let Leaving { going_on } = daemon.run().await?;
+        let going_on: Vec<_> = going_on
+            .into_iter()
+            .map(|(run, _, queue, pid)| view::GoingOn { subject: run.subject, queue, pid })
+            .collect();
+        say(&view::leaving(&going_on))
+    })
+}
+
+/// Shims and the built-in tinytask are started from the program that runs now, even when its file was replaced since
+/// (proc(5): /proc/self/exe).
+pub(super) fn own_program() -> Result<Utf8PathBuf, Failure> {
+    Ok(Utf8PathBuf::from("/proc/self/exe"))
+}
+
+fn log_to_stderr(level: &str) -> Result<(), Failure> {
+    let known = ["error", "warn", "info", "debug", "trace"];
+    if !known.contains(&level) {
+        let failure = Failure::new(Exit::Usage, format!("`--log {level}` is no level"));
+        return Err(failure.hint(format!("one of {}", known.join(", "))));
+    }
+    let filter = EnvFilter::new(format!("warn,rmcp=off,calypso_watch={level}"));
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
+    log.try_init().map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}

@@ -1,0 +1,77 @@
+//! Starting the built-in tinytask, where `builtin = true`: a process of its own that outlives the daemon.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use camino::Utf8Path;
+use tracing::info;
+
+use super::Error;
+use crate::core::layout::Layout;
+use crate::edge::config::{Config, TinytaskChoice};
+use crate::edge::files;
+
+/// How long it may take until it listens.
+const START_TIME: Duration = Duration::from_secs(10);
+
+/// The built-in server of this base path: started here, or found running.
+pub struct Builtin {
+    layout: Layout,
+    /// Where it was started here: collected when it ends.
+    child: Option<Child>,
+}
+
+impl Builtin {
+    /// Nobody holds its lock.
+    pub(super) fn is_gone(&mut self) -> bool {
+        if let Some(child) = &mut self.child {
+            child.try_wait().ok();
+        }
+        !files::is_held_at(&self.layout.tinytask_lock()).unwrap_or(true)
+    }
+}
+
+/// Starts it, unless it runs already or is not chosen.
+///
+/// Interleaving survived: two starters at once. The server itself takes the lock before it listens, so one of the two servers
+/// refuses and exits, and both starters find the other one listening.
+pub async fn start_builtin(config: &Config, layout: &Layout, exe: &Utf8Path) -> Result<Option<Builtin>, Error> {
+    let Some(TinytaskChoice::Builtin { listen }) = &config.tinytask.chosen else { return Ok(None) };
+    let address = listen.map_or_else(|| "127.0.0.1:3000".to_owned(), |address| address.to_string());
+    let mut builtin = Builtin { layout: layout.clone(), child: None };
+    if !builtin.is_gone() {
+        return Ok(Some(builtin));
+    }
+    let failed = |why: String| Error::Builtin { why };
+    let log_path = layout.state().join("tinytask.log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).map_err(|e| failed(e.to_string()))?;
+    let mut child = Command::new(exe.as_str())
+        .args(["--base-path", layout.base().as_str(), "tinytask", "serve", "--listen", &address])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    info!(pid = child.id(), address, "started the built-in tinytask");
+    let listening = async {
+        while tokio::net::TcpStream::connect(&address).await.is_err() {
+            if let Ok(Some(status)) = child.try_wait() {
+                let said = std::fs::read_to_string(&log_path).unwrap_or_default();
+                let last = said.lines().rev().find(|line| line.starts_with("error: ")).unwrap_or("no reason given");
+                return Err(failed(format!("{status}: {}", last.trim_start_matches("error: "))));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(START_TIME, listening).await {
+        Ok(result) => {
+            result?;
+            builtin.child = Some(child);
+            Ok(Some(builtin))
+        }
+        Err(_) => Err(failed(format!("it does not listen at {address}; see `.calypso/tinytask.log`"))),
+    }
+}

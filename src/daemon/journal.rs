@@ -1,0 +1,232 @@
+//! `.calypso/log.jsonl`: what the daemon saw and did, a line each. `why` tells stories from it; nothing is ever decided by it.
+//!
+//! Lines are written only when something changed since the last look, so a quiet day writes nothing. A full disk costs lines,
+//! never work.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::core::layout::Layout;
+use crate::core::model::{Moment, Now, RunId, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::record::{Spec, VerdictRecord};
+use crate::core::{Coverage, Decision, Hold, InboundState, Snapshot, Subject, Tinytask};
+use crate::edge::{clock, files};
+
+/// The file is turned over at this size; one older one is kept.
+const ROTATE: u64 = 16 << 20;
+/// Longest line that is read back.
+const LIMIT: u64 = 64 << 20;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoryEvent {
+    pub at: Timestamp,
+    /// `started left lost inbound seen hold free launch verdict mark stop sweep put_back tinytask`
+    pub event: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// In plain words, or a file's name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+impl StoryEvent {
+    fn new(at: Timestamp, event: &str) -> Self {
+        Self { at, event: event.to_owned(), task: None, run: None, queue: None, text: String::new(), hold: None }
+    }
+}
+
+/// Writes the story.
+pub(super) struct Journal {
+    layout: Layout,
+    /// What was last said of each subject.
+    holds: BTreeMap<Subject, String>,
+    tasks: BTreeMap<TaskId, (Option<String>, TaskStatus)>,
+    tinytask: Option<&'static str>,
+    is_failing: bool,
+}
+
+impl Journal {
+    pub(super) fn open(layout: &Layout) -> Self {
+        Self { layout: layout.clone(), holds: BTreeMap::new(), tasks: BTreeMap::new(), tinytask: None, is_failing: false }
+    }
+
+    fn write(&mut self, event: &StoryEvent) {
+        let path = self.layout.log();
+        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > ROTATE) {
+            std::fs::rename(&path, path.with_extension("jsonl.1")).ok();
+        }
+        let line = serde_json::to_string(event).unwrap_or_default();
+        match files::append_line(&path, &line, 0o644) {
+            Ok(()) => self.is_failing = false,
+            Err(error) if !self.is_failing => {
+                self.is_failing = true;
+                warn!(error = %error, "cannot write log.jsonl; `why` will miss this part of the story");
+            }
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn started(&mut self, since: &Moment) {
+        self.write(&StoryEvent { text: format!("pid {}", std::process::id()), ..StoryEvent::new(since.wall, "started") });
+    }
+
+    pub(super) fn left(&mut self, reason: &str) {
+        self.write(&StoryEvent { text: reason.to_owned(), ..StoryEvent::new(clock::wall(), "left") });
+    }
+
+    pub(super) fn lost(&mut self, what: &str) {
+        self.write(&StoryEvent { text: what.to_owned(), ..StoryEvent::new(clock::wall(), "lost") });
+    }
+
+    /// A deed that is no launch and no verdict.
+    pub(super) fn did(&mut self, event: &str, task: Option<TaskId>, run: Option<RunId>, text: String) {
+        self.write(&StoryEvent { task, run, text, ..StoryEvent::new(clock::wall(), event) });
+    }
+
+    pub(super) fn launched(&mut self, spec: &Spec) {
+        let took = spec.times.event.as_ref().map(|event| spec.times.written.wall.since(event.wall).0);
+        let took = took.map_or_else(String::new, |ms| format!(", {ms} ms after the event"));
+        info!(run = %spec.run, queue = %spec.queue, attempt = spec.attempt, cause = spec.cause, "run launched");
+        self.write(&StoryEvent {
+            task: spec.task.map(|key| key.id),
+            run: Some(spec.run),
+            queue: Some(spec.queue.to_string()),
+            text: format!("{}{took}", spec.cause),
+            ..StoryEvent::new(spec.times.written.wall, "launch")
+        });
+    }
+
+    pub(super) fn judged(&mut self, verdict: &VerdictRecord) {
+        let reason = verdict.failure.as_ref().map_or("", |failure| failure.reason.as_str());
+        info!(run = %verdict.run, queue = %verdict.queue, outcome = %verdict.outcome, reason, "run over");
+        let subjects = verdict.tasks.iter().map(|task| Some(task.key.id));
+        let mut subjects: Vec<_> = subjects.collect();
+        if subjects.is_empty() {
+            subjects.push(None);
+        }
+        for task in subjects {
+            self.write(&StoryEvent {
+                task,
+                run: Some(verdict.run),
+                queue: Some(verdict.queue.to_string()),
+                text: reason.to_owned(),
+                ..StoryEvent::new(verdict.judged.wall, "verdict")
+            });
+        }
+    }
+
+    /// Writes what is new in a look.
+    pub(super) fn seen(&mut self, seen: &Snapshot, decision: &Decision, now: &Now) {
+        let at = now.wall;
+        let health = match &seen.tinytask {
+            Tinytask::NotAsked => self.tinytask,
+            Tinytask::Fresh { .. } => Some("ok"),
+            Tinytask::Unreachable { .. } => Some("unreachable"),
+            Tinytask::Suspicious { .. } => Some("suspicious"),
+        };
+        if health != self.tinytask {
+            let text = match &seen.tinytask {
+                Tinytask::Unreachable { error, .. } => {
+                    warn!(error, "tinytask cannot be reached; nothing is started until it is back");
+                    error.clone()
+                }
+                Tinytask::Suspicious { vanished, of } => {
+                    warn!(vanished, of, "most open tasks vanished at once: another server? nothing is started or judged");
+                    format!("{vanished} of {of} open tasks vanished at once")
+                }
+                _ => {
+                    info!("tinytask answers");
+                    String::new()
+                }
+            };
+            self.write(&StoryEvent { text, ..StoryEvent::new(at, &format!("tinytask {}", health.unwrap_or("ok"))) });
+            self.tinytask = health;
+        }
+        self.seen_tasks(seen, at);
+        self.seen_holds(seen, decision, at);
+    }
+
+    fn seen_tasks(&mut self, seen: &Snapshot, at: Timestamp) {
+        let news: Vec<&Task> = (seen.tasks.values())
+            .filter(|task| self.tasks.get(&task.id) != Some(&(task.assigned_to.clone(), task.status)))
+            .collect();
+        for task in news {
+            self.tasks.insert(task.id, (task.assigned_to.clone(), task.status));
+            let event = StoryEvent {
+                task: Some(task.id),
+                queue: task.assigned_to.clone(),
+                text: task.status.to_string(),
+                ..StoryEvent::new(at, "seen")
+            };
+            self.write(&event);
+        }
+        if seen.coverage == Coverage::Everything {
+            self.tasks.retain(|id, _| seen.tasks.contains_key(id));
+        }
+    }
+
+    fn seen_holds(&mut self, seen: &Snapshot, decision: &Decision, at: Timestamp) {
+        let mut said = BTreeMap::new();
+        for (subject, hold) in &decision.holds {
+            let kind = kind(hold);
+            if self.holds.get(subject) != Some(&kind) {
+                let mut event = StoryEvent { hold: Some(hold.clone()), ..StoryEvent::new(at, "hold") };
+                match subject {
+                    Subject::Task(id) => event.task = Some(*id),
+                    Subject::Run(run) => event.run = Some(*run),
+                    Subject::Queue(queue) => event.queue = Some(queue.to_string()),
+                    Subject::Provider(provider) => event.text.clone_from(provider),
+                    Subject::Inbound(file) => event.text.clone_from(&file.name),
+                    Subject::Everything => {}
+                }
+                self.write(&event);
+            }
+            said.insert(subject.clone(), kind);
+        }
+        for entry in &seen.inbound {
+            let subject = Subject::Inbound(entry.key.clone());
+            let is_new = !self.holds.contains_key(&subject) && !said.contains_key(&subject);
+            if is_new && matches!(entry.state, InboundState::Settled { .. }) {
+                self.write(&StoryEvent { text: entry.key.name.clone(), ..StoryEvent::new(at, "inbound") });
+                said.insert(subject, "settled".into());
+            } else if let Some(kind) = self.holds.get(&subject) {
+                said.entry(subject).or_insert_with(|| kind.clone());
+            }
+        }
+        // What a narrower look did not ask about is still as it was said.
+        for (subject, kind) in std::mem::take(&mut self.holds) {
+            let is_unasked = matches!(&subject, Subject::Task(id) if !seen.tasks.contains_key(id));
+            if is_unasked && seen.coverage != Coverage::Everything {
+                said.entry(subject).or_insert(kind);
+            }
+        }
+        self.holds = said;
+    }
+}
+
+/// A hold without its figures, which change at each look.
+fn kind(hold: &Hold) -> String {
+    let value = serde_json::to_value(hold).unwrap_or_default();
+    value.get("hold").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned()
+}
+
+/// The story's lines that `wanted` wants, oldest first; torn and foreign lines are passed over.
+pub fn read_story(layout: &Layout, wanted: impl Fn(&StoryEvent) -> bool) -> Vec<StoryEvent> {
+    let path = layout.log();
+    let mut events = Vec::new();
+    for path in [path.with_extension("jsonl.1"), path] {
+        let Ok(bytes) = files::read_bounded(&path, LIMIT) else { continue };
+        let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<StoryEvent>(line).ok());
+        events.extend(lines.filter(&wanted));
+    }
+    events
+}

@@ -1,0 +1,97 @@
+//! When to look although nothing was heard.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::core::model::{Millis, Timestamp};
+use crate::edge::clock;
+use crate::look::Scope;
+
+/// tinytask is asked for everything this often, where its database is not watched.
+const TINYTASK: Duration = Duration::from_secs(30);
+/// And this often, where it is.
+const TINYTASK_WATCHED: Duration = Duration::from_secs(300);
+/// After the last write to tinytask's database: the event comes before the commit is visible (measured: 200 of 200 immediate
+/// looks were stale, 2 of 200 after 1 ms), so it is looked at again after these.
+const DATABASE_AGAIN: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
+/// First and longest wait after an action failed.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Retention is looked after this often.
+const PRUNE: Duration = Duration::from_secs(3600);
+
+/// The timers of one daemon.
+pub(super) struct Timers {
+    rescan: Instant,
+    tinytask: Instant,
+    prune: Instant,
+    database: Vec<Instant>,
+    retry: Option<Instant>,
+    failures: u32,
+}
+
+impl Timers {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { rescan: now, tinytask: now, prune: now, database: Vec::new(), retry: None, failures: 0 }
+    }
+
+    /// A look was taken: the slow ones count from here.
+    pub(super) fn looked(&mut self, scope: Scope, is_database_watched: bool, rescan: Millis) {
+        let now = Instant::now();
+        self.rescan = now + Duration::from_millis(rescan.0.max(1000));
+        if scope == Scope::Everything {
+            self.tinytask = now + if is_database_watched { TINYTASK_WATCHED } else { TINYTASK };
+        }
+        self.database.retain(|at| *at > now);
+    }
+
+    /// tinytask's database was written to.
+    pub(super) fn database(&mut self) {
+        let now = Instant::now();
+        self.database = DATABASE_AGAIN.iter().map(|after| now + *after).collect();
+    }
+
+    /// An action failed: it is tried again by the next look, at the latest after a wait that doubles.
+    pub(super) fn failed(&mut self) {
+        let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+        self.failures += 1;
+        self.retry = Some(Instant::now() + wait);
+    }
+
+    /// Nothing failed.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.retry = None;
+    }
+
+    /// Returns at the earliest of all timers, or at `wake_at`.
+    pub(super) async fn due(&self, wake_at: Option<Timestamp>) {
+        let now = Instant::now();
+        // Not before the millisecond is over, or the look would find the wait not quite ended and be taken twice.
+        let decided = wake_at.map(|at| now + Duration::from_millis(at.since(clock::wall()).0 + 1));
+        let timers = [self.rescan, self.tinytask].into_iter();
+        let first = timers.chain(self.database.iter().copied()).chain(self.retry).chain(decided).min();
+        match first {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn take_rescan(&self) -> bool {
+        self.rescan <= Instant::now()
+    }
+
+    pub(super) fn take_tinytask(&self) -> bool {
+        self.tinytask <= Instant::now()
+    }
+
+    pub(super) fn take_prune(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.prune <= now;
+        if is_due {
+            self.prune = now + PRUNE;
+        }
+        is_due
+    }
+}

@@ -1,0 +1,404 @@
+//! goose's recipes: which there are, what they declare, and which tinytask they talk to. YAML and Jinja stay inside.
+//!
+//! Reads only what calypso-watch needs; whether goose likes the rest is goose's to say (`goose recipe validate`).
+//!
+//! Known gap: a recipe whose templates loop is not rendered here, so a tinytask address made in a loop is not found.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+use crate::core::model::{Parameter, QueueName, Recipe, Timestamp};
+use crate::edge::files;
+
+/// Largest recipe that is read.
+const LIMIT: u64 = 1 << 20;
+
+/// Each queue that has a recipe file, in order of name. A broken one comes with the reason in one line. `chosen` names
+/// another file than `{queue}.yaml` for a queue.
+pub fn list(
+    recipes: &Utf8Path,
+    chosen: &BTreeMap<QueueName, String>,
+) -> Vec<(QueueName, Result<Recipe, String>)> {
+    files_by_queue(recipes, chosen)
+        .into_iter()
+        .map(|(queue, file)| {
+            let recipe =
+                read(recipes, &file).map(|(raw, modified)| raw.recipe(&queue, &file, modified));
+            (queue, recipe.and_then(|recipe| recipe))
+        })
+        .collect()
+}
+
+/// Names in recipes/ that cannot be a queue's, escaped so that they can be printed.
+pub fn odd_names(recipes: &Utf8Path) -> Vec<String> {
+    let mut odd: Vec<String> = names(recipes)
+        .into_iter()
+        .filter_map(|name| match name {
+            Ok(name) => {
+                let (stem, _) = recipe_stem(&name)?;
+                stem.parse::<QueueName>().is_err().then_some(name)
+            }
+            Err(escaped) => Some(escaped),
+        })
+        .collect();
+    odd.sort();
+    odd
+}
+
+fn files_by_queue(
+    recipes: &Utf8Path,
+    chosen: &BTreeMap<QueueName, String>,
+) -> BTreeMap<QueueName, String> {
+    let mut files: BTreeMap<QueueName, String> = BTreeMap::new();
+    let mut names: Vec<String> = names(recipes).into_iter().flatten().collect();
+    // `.yaml` comes after `.json` in this order and so wins; `.yml`, which goose does not read, only where nothing else is.
+    names.sort_by_key(|name| {
+        (
+            name.ends_with(".yaml"),
+            name.ends_with(".json"),
+            name.clone(),
+        )
+    });
+    for name in names {
+        if let Some((stem, _)) = recipe_stem(&name)
+            && let Ok(queue) = stem.parse()
+        {
+            files.insert(queue, name);
+        }
+    }
+    files.extend(
+        chosen
+            .iter()
+            .map(|(queue, file)| (queue.clone(), file.clone())),
+    );
+    files
+}
+
+/// Visible names, or, where one is not UTF-8, its printable form.
+fn names(recipes: &Utf8Path) -> Vec<Result<String, String>> {
+    let Ok(entries) = std::fs::read_dir(recipes) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| {
+            entry
+                .file_name()
+                .into_string()
+                .map_err(|name| name.as_encoded_bytes().escape_ascii().to_string())
+        })
+        .filter(|name| !name.as_ref().is_ok_and(|name| name.starts_with('.')))
+        .collect()
+}
+
+fn recipe_stem(name: &str) -> Option<(&str, &str)> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    matches!(extension, "yaml" | "yml" | "json").then_some((stem, extension))
+}
+
+// ── one recipe ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What of a recipe matters here; everything else in it is ignored.
+#[derive(Debug, Deserialize)]
+struct Raw {
+    title: Option<String>,
+    prompt: Option<String>,
+    parameters: Option<Vec<RawParameter>>,
+    extensions: Option<Vec<RawExtension>>,
+    settings: Option<RawSettings>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawParameter {
+    key: String,
+    requirement: Option<String>,
+    default: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSettings {
+    goose_provider: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawExtension {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    name: Option<String>,
+    uri: Option<String>,
+    cmd: Option<String>,
+    args: Option<Vec<serde_json::Value>>,
+    envs: Option<BTreeMap<String, serde_json::Value>>,
+    env_keys: Option<Vec<String>>,
+}
+
+impl Raw {
+    fn recipe(&self, queue: &QueueName, file: &str, modified: Timestamp) -> Result<Recipe, String> {
+        let title = match self.title.as_deref().map(str::trim) {
+            Some(title) if !title.is_empty() => title.to_owned(),
+            _ => return Err("has no `title`".into()),
+        };
+        // goose runs it only with a prompt when nobody is there to type one, though its `validate` says otherwise.
+        if self.prompt.as_deref().is_none_or(|p| p.trim().is_empty()) {
+            return Err("has no `prompt`".into());
+        }
+        Ok(Recipe {
+            queue: queue.clone(),
+            file: file.to_owned(),
+            title,
+            parameters: self
+                .parameters
+                .iter()
+                .flatten()
+                .map(|parameter| Parameter {
+                    key: parameter.key.clone(),
+                    is_required: parameter
+                        .requirement
+                        .as_deref()
+                        .is_some_and(|r| r == "required" || r == "user_prompt"),
+                    default: parameter.default.as_ref().map(text_of),
+                })
+                .collect(),
+            provider: self
+                .settings
+                .as_ref()
+                .and_then(|s| s.goose_provider.clone()),
+            modified,
+        })
+    }
+}
+
+/// A scalar as goose would put it into a template.
+fn text_of(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn read(recipes: &Utf8Path, file: &str) -> Result<(Raw, Timestamp), String> {
+    if file.ends_with(".yml") {
+        return Err(format!(
+            "`{file}` ends in .yml, which goose does not read: rename it to .yaml"
+        ));
+    }
+    let (text, modified) = read_text(&recipes.join(file))?;
+    let raw = if file.ends_with(".json") {
+        serde_json::from_str(&text)
+            .map_err(|error| format!("is not JSON: {}", one_line(&error.to_string())))?
+    } else {
+        match parse_yaml(&text) {
+            Ok(raw) => raw,
+            // `{{ x }}` without quotes, or `{% extends %}`, is YAML only once it is rendered, which goose does first.
+            Err(error) => render_file(recipes, file, &text)
+                .and_then(|text| parse_yaml(&text).ok())
+                .ok_or(error)?,
+        }
+    };
+    Ok((raw, modified))
+}
+
+fn read_text(path: &Utf8Path) -> Result<(String, Timestamp), String> {
+    let is_link = path.is_symlink();
+    let real = path
+        .canonicalize_utf8()
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if is_link => "is a symlink to nowhere".to_owned(),
+            io::ErrorKind::NotFound => "is not there".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        })?;
+    let bytes = files::read_bounded(&real, LIMIT).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => format!("is {error}"),
+        io::ErrorKind::NotFound => "is not there".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    })?;
+    let meta = std::fs::metadata(&real).map_err(|error| format!("cannot be read: {error}"))?;
+    // Whoever can write a recipe can run commands as this user, so one that everybody can write is not run.
+    if meta.mode() & 0o002 != 0 {
+        return Err("can be written by everyone: `chmod o-w` it".into());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
+    let modified = Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000);
+    Ok((text, modified))
+}
+
+fn parse_yaml(text: &str) -> Result<Raw, String> {
+    if text.trim().is_empty() {
+        return Err("is empty".into());
+    }
+    // The default budget bounds depth, anchors and replayed aliases, so that a few lines cannot become gigabytes.
+    serde_saphyr::from_str(text).map_err(|error| {
+        let error = error.without_snippet();
+        let text = one_line(&error.to_string());
+        match error.location() {
+            Some(at) => {
+                // The place goes first and not twice.
+                let place = format!(" at line {}, column {}", at.line(), at.column());
+                format!(
+                    "is not YAML: line {}: {}",
+                    at.line(),
+                    text.replace(&place, "")
+                )
+            }
+            None => format!("is not YAML: {text}"),
+        }
+    })
+}
+
+fn one_line(text: &str) -> String {
+    let text = text.lines().next().unwrap_or_default().trim();
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn render_file(recipes: &Utf8Path, file: &str, text: &str) -> Option<String> {
+    if !text.contains("{{") && !text.contains("{%") {
+        return None;
+    }
+    let mut templates = minijinja::Environment::new();
+    // Not as JSON, which minijinja would take from the name.
+    templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    for name in names(recipes).into_iter().flatten() {
+        if recipe_stem(&name).is_some()
+            && let Ok((text, _)) = read_text(&recipes.join(&name))
+            && !loops(&text)
+        {
+            // One that is no template is simply not there for `extends`.
+            templates.add_template_owned(name, text).ok();
+        }
+    }
+    templates
+        .get_template(file)
+        .ok()?
+        .render(minijinja::context! { recipe_dir => recipes.as_str() })
+        .ok()
+}
+
+/// A loop in a template could run for ever, and nothing here is worth that.
+fn loops(text: &str) -> bool {
+    text.split("{%").skip(1).any(|block| {
+        let word = block.trim_start_matches(['-', '+', ' ', '\t', '\n']);
+        ["for", "macro", "call"].iter().any(|w| word.starts_with(w))
+    })
+}
+
+// ── which tinytask ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A recipe's own tinytask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub queue: QueueName,
+    pub endpoint: Endpoint,
+}
+
+/// How a recipe reaches it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// Streamable HTTP.
+    Http(String),
+    /// The old SSE transport, which goose itself no longer speaks.
+    LegacySse(String),
+    Stdio {
+        argv: Vec<String>,
+        env: BTreeMap<String, String>,
+        /// Variables it takes from goose's environment or keyring.
+        env_keys: Vec<String>,
+    },
+}
+
+/// The tinytask extensions of all recipes: those with "tinytask" in name, command or address. Rendered as goose would:
+/// parameters' defaults, then `params` of the queue, then `base_path`; what stays undefined becomes empty.
+pub fn tinytask_extensions(
+    recipes: &Utf8Path,
+    base: &Utf8Path,
+    chosen: &BTreeMap<QueueName, String>,
+    params: &BTreeMap<QueueName, BTreeMap<String, String>>,
+) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (queue, file) in files_by_queue(recipes, chosen) {
+        let Ok((raw, _)) = read(recipes, &file) else {
+            continue;
+        };
+        let mut values: BTreeMap<String, String> = raw
+            .parameters
+            .iter()
+            .flatten()
+            .filter_map(|p| Some((p.key.clone(), text_of(p.default.as_ref()?))))
+            .collect();
+        values.extend(
+            params
+                .get(&queue)
+                .into_iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone())),
+        );
+        values.insert("base_path".into(), base.to_string());
+        values.insert("queue".into(), queue.to_string());
+        values.insert("recipe_dir".into(), recipes.to_string());
+        for extension in raw.extensions.iter().flatten() {
+            if let Some(endpoint) = extension.endpoint(&values) {
+                found.push(Found {
+                    queue: queue.clone(),
+                    endpoint,
+                });
+            }
+        }
+    }
+    found
+}
+
+impl RawExtension {
+    fn endpoint(&self, values: &BTreeMap<String, String>) -> Option<Endpoint> {
+        let args: Vec<String> = self.args.iter().flatten().map(text_of).collect();
+        let is_tinytask = [&self.name, &self.cmd, &self.uri]
+            .into_iter()
+            .flatten()
+            .chain(&args)
+            .any(|text| text.to_ascii_lowercase().contains("tinytask"));
+        if !is_tinytask {
+            return None;
+        }
+        let render = |text: &str| render_text(text, values);
+        match self.kind.as_deref()? {
+            "streamable_http" => Some(Endpoint::Http(render(self.uri.as_deref()?))),
+            "sse" => Some(Endpoint::LegacySse(render(self.uri.as_deref()?))),
+            "stdio" => Some(Endpoint::Stdio {
+                argv: std::iter::once(render(self.cmd.as_deref()?))
+                    .chain(args.iter().map(|arg| render(arg)))
+                    .collect(),
+                env: self
+                    .envs
+                    .iter()
+                    .flatten()
+                    .map(|(name, value)| (name.clone(), render(&text_of(value))))
+                    .collect(),
+                env_keys: self.env_keys.clone().unwrap_or_default(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn render_text(text: &str, values: &BTreeMap<String, String>) -> String {
+    if !text.contains("{{") && !text.contains("{%") || loops(text) {
+        return text.to_owned();
+    }
+    minijinja::Environment::new()
+        .render_str(text, values)
+        .unwrap_or_else(|_| text.to_owned())
+}
+
+/// The path goose is given for a recipe file.
+pub fn path(recipes: &Utf8Path, recipe: &Recipe) -> Utf8PathBuf {
+    recipes.join(&recipe.file)
+}
+
+#[cfg(test)]
+mod tests;

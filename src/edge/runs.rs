@@ -1,0 +1,445 @@
+//! Run directories and their records: created, written atomically, read without trust, listed, forgotten.
+//!
+//! A record has one writer (DESIGN: the daemon writes spec, ended, verdict and marks; the shim writes state and pid). Knows nothing of
+//! processes; whether a lock is held is all it asks. Decides nothing: what a combination of records means is `core::verdict`.
+//!
+//! Known gap: a name cannot be unlinked by inode, so between "this pid file is ours" and its removal a person may have replaced it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::core::layout::{Layout, RunDir, parse_subject_dir};
+use crate::core::model::{RunState, RunSubject, Timestamp};
+use crate::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
+use crate::core::{Observed, ObservedState};
+use crate::edge::files::{self, Durability};
+
+mod past;
+
+pub use past::{finish, history, list_runs, prune, recent, subjects};
+
+/// No record is near this size; a larger file is not one.
+const RECORD_LIMIT: u64 = 16 << 20;
+
+/// What went wrong with a run's directory or records.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The number is taken: look again.
+    #[error("run `{run}` has a directory already")]
+    AlreadyThere { run: String },
+    /// Not to be touched by this version.
+    #[error(
+        "record of run `{run}` was written by a newer calypso-watch (format {format}, this one reads up to {FORMAT})"
+    )]
+    Newer { run: String, format: u32 },
+    #[error("cannot {deed} `{path}`")]
+    Io {
+        deed: &'static str,
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The way out.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Newer { .. } => Some("use the newer calypso-watch, or another base path"),
+            Self::AlreadyThere { .. } | Self::Io { .. } => None,
+        }
+    }
+}
+
+fn io_error(deed: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { deed, path, source }
+}
+
+/// D1: the entry in live/, the run directory, and its shim.lock, locked. Whoever gets the descriptor is the shim; while nobody
+/// has it and a spec stands there, the shim is dead.
+///
+/// mkdir(2) is what claims the number: an entry in live/ without a directory is what a daemon leaves that was killed in between.
+pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
+    let entry = layout.live_entry(dir);
+    let paths = layout.run(dir);
+    make_dirs(&layout.live())?;
+    make_dirs(&layout.subject_runs(dir.id.subject))?;
+    // D1
+    let is_new_entry = match create_new(&entry, 0o644) {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(io_error("create", &entry)(error)),
+    };
+    if let Err(error) = DirBuilder::new().mode(0o755).create(&paths.dir) {
+        if is_new_entry {
+            std::fs::remove_file(&entry).ok();
+        }
+        return Err(if error.kind() == io::ErrorKind::AlreadyExists {
+            Error::AlreadyThere {
+                run: dir.id.to_string(),
+            }
+        } else {
+            io_error("create", &paths.dir)(error)
+        });
+    }
+    let path = paths.shim_lock();
+    let lock = create_new(&path, 0o644).map_err(io_error("create", &path))?;
+    match files::try_lock(&lock) {
+        Ok(true) => Ok(lock.into()),
+        Ok(false) => Err(Error::AlreadyThere {
+            run: dir.id.to_string(),
+        }),
+        Err(error) => Err(io_error("lock", &path)(error)),
+    }
+}
+
+/// D2: what the shim is to run.
+pub fn write_spec(layout: &Layout, dir: &RunDir, spec: &Spec) -> Result<(), Error> {
+    // D2
+    write(&layout.run(dir).spec(), spec, Durability::Crash)
+}
+
+/// The shim's word on how far it has got.
+pub fn write_state(
+    layout: &Layout,
+    dir: &RunDir,
+    state: &StateRecord,
+    durability: Durability,
+) -> Result<(), Error> {
+    write(&layout.run(dir).state(), state, durability)
+}
+
+/// The daemon's word on an end that the shim could not record.
+pub fn write_ended(layout: &Layout, dir: &RunDir, ended: &EndedRecord) -> Result<(), Error> {
+    write(&layout.run(dir).ended(), ended, Durability::Crash)
+}
+
+/// The verdict; before its writes to tinytask, with [`Durability::PowerCut`].
+pub fn write_verdict(
+    layout: &Layout,
+    dir: &RunDir,
+    verdict: &VerdictRecord,
+    durability: Durability,
+) -> Result<(), Error> {
+    write(&layout.run(dir).verdict(), verdict, durability)
+}
+
+/// What people said of a subject.
+pub fn write_marks(layout: &Layout, subject: RunSubject, marks: &Marks) -> Result<(), Error> {
+    make_dirs(&layout.subject_runs(subject))?;
+    write(&layout.marks(subject), marks, Durability::PowerCut)
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_spec(layout: &Layout, dir: &RunDir) -> Result<Option<Spec>, Error> {
+    read(&layout.run(dir).spec(), || dir.id.to_string())
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_state(layout: &Layout, dir: &RunDir) -> Result<Option<StateRecord>, Error> {
+    read(&layout.run(dir).state(), || dir.id.to_string())
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_ended(layout: &Layout, dir: &RunDir) -> Result<Option<EndedRecord>, Error> {
+    read(&layout.run(dir).ended(), || dir.id.to_string())
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_verdict(layout: &Layout, dir: &RunDir) -> Result<Option<VerdictRecord>, Error> {
+    read(&layout.run(dir).verdict(), || dir.id.to_string())
+}
+
+/// `None`: nobody said anything.
+pub fn read_marks(layout: &Layout, subject: RunSubject) -> Result<Option<Marks>, Error> {
+    read(&layout.marks(subject), || format!("{subject}/marks.json"))
+}
+
+/// A run's spec and state, and what was observed with them at one moment.
+#[derive(Debug)]
+pub struct Seen {
+    pub spec: Option<Spec>,
+    /// Only with the spec's token.
+    pub state: Option<StateRecord>,
+    /// Without `alive`, which is `edge::process`'s to say.
+    pub observed: Observed,
+}
+
+/// Looks at one run while its shim goes on working.
+///
+/// The lock is asked first: when it is free the shim is dead and nothing below moves any more; when it is held and the shim dies
+/// meanwhile, the next look says so. The state is read before and after the pid file: a shim that links the file and then writes
+/// `running` (S5, S6) between our two reads would else look like a run whose pid file somebody removed, and one that writes `ended`
+/// and then unlinks (X2, X3) likewise. Each state comes once, so the same one twice means it stood still in between.
+pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
+    let paths = layout.run(dir);
+    let lock = paths.shim_lock();
+    let shim = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
+    let spec = read_spec(layout, dir)?;
+    let mut before = read_state(layout, dir)?;
+    loop {
+        let pid_file = is_own_pid_file(layout, dir)?;
+        let after = read_state(layout, dir)?;
+        let stood_still = kind(before.as_ref()) == kind(after.as_ref());
+        if !stood_still {
+            before = after;
+            continue;
+        }
+        let state = after.filter(|state| {
+            spec.as_ref()
+                .is_some_and(|spec: &Spec| spec.token == state.token)
+        });
+        return Ok(Seen {
+            observed: Observed {
+                spec: spec.is_some(),
+                pid_file,
+                shim,
+                state: kind(state.as_ref()),
+                alive: None,
+            },
+            spec,
+            state,
+        });
+    }
+}
+
+fn kind(state: Option<&StateRecord>) -> ObservedState {
+    match state.map(|record| &record.state) {
+        None => ObservedState::None,
+        Some(RunState::Starting) => ObservedState::Starting,
+        Some(RunState::Running { .. }) => ObservedState::Running,
+        Some(RunState::Ended { .. }) => ObservedState::Ended,
+    }
+}
+
+/// Is the subject's pid file a link of this run's own?
+pub fn is_own_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
+    let own = layout.run(dir).pid();
+    let Some(ours) = files::identity(&own).map_err(io_error("look at", &own))? else {
+        return Ok(false);
+    };
+    let shared = layout.pid_file(dir.id.subject);
+    let there = files::identity(&shared).map_err(io_error("look at", &shared))?;
+    Ok(there == Some(ours))
+}
+
+/// Removes the pid file if it is the run's own; `false` when it is another's, or gone.
+pub fn clear_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
+    if !is_own_pid_file(layout, dir)? {
+        return Ok(false);
+    }
+    remove(&layout.pid_file(dir.id.subject))
+}
+
+/// Removes a stranger's pid file if it is still the one with this inode.
+pub fn clear_stranger(layout: &Layout, subject: RunSubject, inode: u64) -> Result<bool, Error> {
+    let path = layout.pid_file(subject);
+    match files::identity(&path).map_err(io_error("look at", &path))? {
+        Some((_, found)) if found == inode => remove(&path),
+        _ => Ok(false),
+    }
+}
+
+/// A file of running_tasks/ with a pid file's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PidFile {
+    pub modified: Timestamp,
+    pub inode: u64,
+    /// Who wrote it.
+    pub uid: u32,
+    /// The number in it; else what is odd about it.
+    pub pid: Result<i32, String>,
+}
+
+/// What lies in running_tasks/ besides pid files of `runs`, and the names there that mean nothing to us.
+pub fn foreign_pid_files(
+    layout: &Layout,
+    runs: &[RunDir],
+) -> Result<(BTreeMap<RunSubject, PidFile>, Vec<String>), Error> {
+    let ours: BTreeSet<(u64, u64)> = runs
+        .iter()
+        .filter_map(|dir| files::identity(&layout.run(dir).pid()).ok().flatten())
+        .collect();
+    let mut found = BTreeMap::new();
+    let mut odd = Vec::new();
+    for name in names(&layout.running_tasks())? {
+        let Some(subject) = name.strip_suffix(".pid").and_then(parse_subject_dir) else {
+            odd.push(name);
+            continue;
+        };
+        let path = layout.pid_file(subject);
+        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if ours.contains(&(meta.dev(), meta.ino())) {
+            continue;
+        }
+        found.insert(
+            subject,
+            PidFile {
+                modified: Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000),
+                inode: meta.ino(),
+                uid: meta.uid(),
+                pid: read_pid(&path, &meta),
+            },
+        );
+    }
+    Ok((found, odd))
+}
+
+/// Strict: a number as kill(2) takes one, and white space around it. `0` and negative numbers would mean process groups there.
+fn read_pid(path: &Utf8Path, meta: &std::fs::Metadata) -> Result<i32, String> {
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        return Err("a symlink".into());
+    }
+    if kind.is_dir() {
+        return Err("a directory".into());
+    }
+    if !kind.is_file() {
+        return Err("not a regular file".into());
+    }
+    if meta.len() > 64 {
+        return Err(format!("{} bytes long, so it is no pid", meta.len()));
+    }
+    let bytes = files::read_bounded(path, 64).map_err(|error| format!("unreadable: {error}"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("empty".into());
+    }
+    match text.parse::<i32>() {
+        Ok(pid) if pid > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(pid),
+        _ => Err(format!("not a pid: `{}`", text.escape_debug())),
+    }
+}
+
+/// Runs with an entry in live/, in order; and the names there that are none.
+pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
+    let mut live = Vec::new();
+    let mut odd = Vec::new();
+    for name in names(&layout.live())? {
+        match RunDir::parse_live(&name) {
+            Some(dir) => live.push(dir),
+            None => odd.push(name),
+        }
+    }
+    live.sort();
+    Ok((live, odd))
+}
+
+/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. Nothing
+/// is removed while somebody holds shim.lock, or once there is a spec, even a torn one.
+pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
+    let paths = layout.run(dir);
+    let lock = paths.shim_lock();
+    let spec = paths.spec();
+    if files::is_held_at(&lock).map_err(io_error("look at", &lock))?
+        || files::identity(&spec)
+            .map_err(io_error("look at", &spec))?
+            .is_some()
+    {
+        return Ok(false);
+    }
+    for name in names(&paths.dir)? {
+        if name == "shim.lock" || files::is_temporary(&name) {
+            remove(&paths.dir.join(name))?;
+        }
+    }
+    match std::fs::remove_dir(&paths.dir) {
+        Ok(()) => {}
+        Err(error) if files::is_absent(&error) => {}
+        Err(error) => return Err(io_error("remove", &paths.dir)(error)),
+    }
+    remove(&layout.live_entry(dir))?;
+    Ok(true)
+}
+
+fn create_new(path: &Utf8Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)
+}
+
+fn make_dirs(path: &Utf8Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(io_error("create", path))
+}
+
+/// `false`: it was gone already.
+fn remove(path: &Utf8Path) -> Result<bool, Error> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if files::is_absent(&error) => Ok(false),
+        Err(error) => Err(io_error("remove", path)(error)),
+    }
+}
+
+/// The names in a directory, those that are not UTF-8 escaped; none in one that is not there.
+fn names(dir: &Utf8Path) -> Result<Vec<String>, Error> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(io_error("list", dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(io_error("list", dir))?.file_name();
+        names.push(name.to_str().map_or_else(
+            || name.as_encoded_bytes().escape_ascii().to_string(),
+            str::to_owned,
+        ));
+    }
+    Ok(names)
+}
+
+fn write<T: Serialize>(path: &Utf8Path, record: &T, durability: Durability) -> Result<(), Error> {
+    let written = serde_json::to_vec_pretty(record)
+        .map_err(io::Error::from)
+        .and_then(|mut bytes| {
+            bytes.push(b'\n');
+            files::replace(path, &bytes, 0o644, durability)
+        });
+    written.map_err(io_error("write", path))
+}
+
+fn read<T: DeserializeOwned>(
+    path: &Utf8Path,
+    run: impl FnOnce() -> String,
+) -> Result<Option<T>, Error> {
+    match files::read_bounded(path, RECORD_LIMIT) {
+        Ok(bytes) => parse(&bytes, run),
+        Err(error) if files::is_absent(&error) => Ok(None),
+        Err(error) => Err(io_error("read", path)(error)),
+    }
+}
+
+/// The format comes first, so that a newer record is not mistaken for a torn one.
+fn parse<T: DeserializeOwned>(
+    bytes: &[u8],
+    run: impl FnOnce() -> String,
+) -> Result<Option<T>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    match serde_json::from_slice::<Format>(bytes) {
+        Ok(Format { format }) if format > FORMAT => Err(Error::Newer { run: run(), format }),
+        Ok(_) => Ok(serde_json::from_slice(bytes).ok()),
+        Err(_) => Ok(None),
+    }
+}

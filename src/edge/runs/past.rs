@@ -1,0 +1,250 @@
+//! Runs that are over: their verdicts, the history of a subject and of the base path, and when they are forgotten.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+
+use camino::Utf8Path;
+
+use super::{
+    Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks, read_verdict, remove,
+};
+use crate::core::History;
+use crate::core::layout::{Layout, RunDir, parse_subject_dir};
+use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
+use crate::core::record::VerdictRecord;
+use crate::edge::files;
+
+/// How far back [`finish`] looks for the line of a run whose finishing was cut short.
+const TAIL: usize = 100;
+
+/// Finishes a verdict that is durable: links it to the other tasks it touched, appends its line to history.jsonl, and ends the
+/// run's entry in live/, which is last: until then the next daemon does all of it again, and each step bears being repeated.
+pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<(), Error> {
+    let own = layout.run(dir).verdict();
+    for touched in &verdict.tasks {
+        let task = touched.key.id;
+        if RunSubject::Task(task) == dir.id.subject {
+            continue;
+        }
+        make_dirs(&layout.subject_runs(RunSubject::Task(task)))?;
+        let link = layout.touched_by(task, dir);
+        match std::fs::hard_link(&own, &link) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error("link", &link)(error)),
+        }
+    }
+    let path = layout.history();
+    let is_written = tail(&path, TAIL)?
+        .iter()
+        .any(|line| line.run == verdict.run && line.judged == verdict.judged);
+    if !is_written {
+        let line = serde_json::to_string(verdict)
+            .map_err(|error| io_error("write", &path)(error.into()))?;
+        // A power cut may have torn the last line; ours must not become its continuation.
+        let line = if ends_in_newline(&path)? {
+            line
+        } else {
+            format!("\n{line}")
+        };
+        files::append_line(&path, &line, 0o644).map_err(io_error("append to", &path))?;
+    }
+    remove(&layout.live_entry(dir))?;
+    Ok(())
+}
+
+/// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is.
+pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
+    let folder = layout.subject_runs(subject);
+    let mut own = Vec::new();
+    let mut others: Vec<VerdictRecord> = Vec::new();
+    for name in names(&folder)? {
+        if let Some(dir) = RunDir::parse_dir(subject, &name) {
+            own.push(dir);
+        } else if is_link_name(&name) {
+            let path = folder.join(&name);
+            others.extend(read(&path, || format!("{subject}/{name}"))?);
+        }
+    }
+    own.sort();
+    others.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
+    let mut others = others.into_iter().peekable();
+    let mut verdicts = Vec::new();
+    // Own runs stand in the order of their numbers, whatever the wall clock did meanwhile; others' are fitted in by time.
+    for dir in &own {
+        let Some(verdict) = read_verdict(layout, dir)? else {
+            continue;
+        };
+        while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall) {
+            verdicts.push(other);
+        }
+        verdicts.push(verdict);
+    }
+    verdicts.extend(others);
+    Ok(History {
+        verdicts,
+        marks: read_marks(layout, subject)?.unwrap_or_default(),
+        last_run: own.last().map_or(0, |dir| dir.id.number),
+    })
+}
+
+fn is_link_name(name: &str) -> bool {
+    name.starts_with("by-") && name.ends_with(".json")
+}
+
+/// All run directories of a subject, in order.
+pub fn list_runs(layout: &Layout, subject: RunSubject) -> Result<Vec<RunDir>, Error> {
+    let mut runs: Vec<RunDir> = names(&layout.subject_runs(subject))?
+        .iter()
+        .filter_map(|name| RunDir::parse_dir(subject, name))
+        .collect();
+    runs.sort();
+    Ok(runs)
+}
+
+/// Subjects that have runs, or were touched by one.
+pub fn subjects(layout: &Layout) -> Result<Vec<RunSubject>, Error> {
+    let mut subjects: Vec<RunSubject> = names(&layout.runs())?
+        .iter()
+        .filter_map(|name| parse_subject_dir(name))
+        .collect();
+    subjects.sort();
+    Ok(subjects)
+}
+
+/// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
+pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+    let path = layout.history();
+    if files::identity(&path)
+        .map_err(io_error("look at", &path))?
+        .is_some()
+    {
+        return tail(&path, limit);
+    }
+    let mut all = Vec::new();
+    for subject in subjects(layout)? {
+        for dir in list_runs(layout, subject)? {
+            all.extend(read_verdict(layout, &dir)?);
+        }
+    }
+    all.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
+    let from = all.len().saturating_sub(limit);
+    all.drain(..from);
+    Ok(all)
+}
+
+/// Reads lines from the end in blocks until there are `limit` verdicts. Lines that are torn or foreign are skipped, and of two
+/// lines for one verdict one counts.
+fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+    const BLOCK: u64 = 64 << 10;
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(io_error("read", path)(error)),
+    };
+    let mut start = file
+        .seek(SeekFrom::End(0))
+        .map_err(io_error("read", path))?;
+    let mut newest_first: Vec<VerdictRecord> = Vec::new();
+    // What was read of the line that began before `start`.
+    let mut rest: Vec<u8> = Vec::new();
+    while newest_first.len() < limit && start > 0 {
+        let mut bytes = Vec::new();
+        let from = start.saturating_sub(BLOCK);
+        file.seek(SeekFrom::Start(from))
+            .and_then(|_| (&mut file).take(start - from).read_to_end(&mut bytes))
+            .map_err(io_error("read", path))?;
+        let reached_start = from == 0;
+        start = from;
+        bytes.append(&mut rest);
+        let mut lines = bytes.split(|&byte| byte == b'\n');
+        if !reached_start {
+            // The first piece may lack its beginning; a line beyond any record's size is given up.
+            rest = lines.next().unwrap_or_default().to_vec();
+            if rest.len() as u64 > RECORD_LIMIT {
+                rest.clear();
+            }
+        }
+        let complete: Vec<&[u8]> = lines.collect();
+        for line in complete.into_iter().rev() {
+            // A newer line is skipped as a foreign one: history only informs; the run's own records are what refuses.
+            let Ok(Some(verdict)) = parse::<VerdictRecord>(line, String::new) else {
+                continue;
+            };
+            let is_known = newest_first
+                .iter()
+                .any(|known| known.run == verdict.run && known.judged == verdict.judged);
+            if newest_first.len() < limit && !is_known {
+                newest_first.push(verdict);
+            }
+        }
+    }
+    newest_first.reverse();
+    Ok(newest_first)
+}
+
+fn ends_in_newline(path: &Utf8Path) -> Result<bool, Error> {
+    let ends = || -> io::Result<bool> {
+        let mut file = File::open(path)?;
+        if file.seek(SeekFrom::End(0))? == 0 {
+            return Ok(true);
+        }
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        Ok(last == *b"\n")
+    };
+    match ends() {
+        Err(error) if files::is_absent(&error) => Ok(true),
+        other => other.map_err(io_error("read", path)),
+    }
+}
+
+/// Forgets runs of closed tasks: those older than `keep`, and the oldest beyond `keep_per_subject`. Never one with an entry in
+/// live/, never one of an open task. Returns how many run directories went.
+pub fn prune(
+    layout: &Layout,
+    now: Timestamp,
+    keep: Millis,
+    keep_per_subject: usize,
+    is_open: impl Fn(TaskId) -> bool,
+) -> Result<usize, Error> {
+    let (live, _) = super::list_live(layout)?;
+    let mut gone = 0;
+    for subject in subjects(layout)? {
+        if subject.task().is_some_and(&is_open) {
+            continue;
+        }
+        let folder = layout.subject_runs(subject);
+        let runs = list_runs(layout, subject)?;
+        let beyond = runs.len().saturating_sub(keep_per_subject);
+        for (place, dir) in runs.iter().enumerate() {
+            let paths = layout.run(dir);
+            let is_old = age(&paths.verdict(), now)
+                .or_else(|| age(&paths.dir, now))
+                .is_some_and(|age| age > keep);
+            if (place < beyond || is_old) && !live.contains(dir) {
+                std::fs::remove_dir_all(&paths.dir).map_err(io_error("remove", &paths.dir))?;
+                gone += 1;
+            }
+        }
+        for name in names(&folder)?.iter().filter(|name| is_link_name(name)) {
+            let link = folder.join(name);
+            if age(&link, now).is_some_and(|age| age > keep) {
+                remove(&link)?;
+            }
+        }
+        // Marks say nothing once no run is left for them to be about. rmdir(2) refuses a folder that holds anything else.
+        if subject.task().is_some() && names(&folder)? == ["marks.json"] {
+            remove(&layout.marks(subject))?;
+        }
+        std::fs::remove_dir(&folder).ok();
+    }
+    Ok(gone)
+}
+
+fn age(path: &Utf8Path, now: Timestamp) -> Option<Millis> {
+    let modified = std::fs::symlink_metadata(path).ok()?.modified().ok()?;
+    let since_epoch = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(now.since(Timestamp(since_epoch.as_millis() as i64)))
+}

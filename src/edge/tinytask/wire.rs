@@ -1,0 +1,425 @@
+//! tinytask's answers, read with tolerance: two generations, prose around JSON, fields that come and go.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use siphasher::sip::SipHasher13;
+
+use super::error::{Cause, one_line};
+use super::{AUTHOR, Error};
+use crate::core::model::{Detail, FoundDetail, RunId, Task, TaskId, TaskStatus, Timestamp};
+
+/// One task as a person reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    pub task: Task,
+    pub description: Option<String>,
+    pub tags: Vec<String>,
+    pub comments: Vec<Comment>,
+    pub links: Vec<Link>,
+}
+
+/// See [`Page`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comment {
+    pub by: Option<String>,
+    pub at: Option<Timestamp>,
+    pub text: String,
+}
+
+/// See [`Page`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub url: String,
+    pub description: Option<String>,
+}
+
+/// A task row. v1 has no parent, queue name, blocker or `is_currently_blocked`.
+#[derive(Deserialize)]
+struct Row {
+    id: i64,
+    title: String,
+    description: Option<String>,
+    status: TaskStatus,
+    assigned_to: Option<String>,
+    previous_assigned_to: Option<String>,
+    created_by: Option<String>,
+    priority: Option<f64>,
+    tags: Option<Vec<String>>,
+    parent_task_id: Option<i64>,
+    queue_name: Option<String>,
+    blocked_by_task_id: Option<i64>,
+    is_currently_blocked: Option<bool>,
+    created_at: String,
+    updated_at: String,
+    archived_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Tasks<T> {
+    tasks: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct Subtasks<T> {
+    subtasks: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct Around {
+    comments: Option<Vec<CommentRow>>,
+    links: Option<Vec<LinkRow>>,
+}
+
+#[derive(Deserialize)]
+struct CommentRow {
+    id: i64,
+    content: String,
+    created_by: Option<String>,
+    created_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LinkRow {
+    url: String,
+    description: Option<String>,
+}
+
+/// Rows that were skipped, so that each is told once and not at every look.
+#[derive(Default)]
+pub(super) struct OddRows(Mutex<BTreeSet<String>>);
+
+impl OddRows {
+    const MOST: usize = 1000;
+
+    fn skip(&self, row: &Value, why: &str) {
+        let id = row
+            .get("id")
+            .map_or_else(|| "none".to_owned(), Value::to_string);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < Self::MOST && known.insert(id.clone()) {
+            tracing::warn!(
+                task = one_line(&id),
+                why = one_line(why),
+                "skipped a task that cannot be read"
+            );
+        }
+    }
+}
+
+impl Row {
+    fn into_task(self) -> Result<Task, String> {
+        let positive = |id: Option<i64>| id.and_then(|id| TaskId::try_from(id).ok());
+        let time = |text: &str| parse_time(text).ok_or_else(|| format!("`{text}` is no time"));
+        let fields = self.fields();
+        Ok(Task {
+            id: TaskId::try_from(self.id).map_err(|error| error.to_string())?,
+            status: self.status,
+            parent: positive(self.parent_task_id),
+            blocked_by: positive(self.blocked_by_task_id),
+            is_blocked: self.is_currently_blocked.unwrap_or(false),
+            priority: self.priority.unwrap_or(0.0),
+            created_at: time(&self.created_at)?,
+            updated_at: time(&self.updated_at)?,
+            is_archived: self.archived_at.is_some(),
+            title: self.title,
+            assigned_to: self.assigned_to,
+            previous_assigned_to: self.previous_assigned_to,
+            created_by: self.created_by,
+            queue_name: self.queue_name,
+            fields,
+        })
+    }
+
+    /// Stands in records, so it must stay the same for ever: lengths before texts, so that no two rows read alike; a marker
+    /// before what may be missing, and SipHash-1-3 with fixed keys.
+    fn fields(&self) -> u64 {
+        fn text(bytes: &mut Vec<u8>, text: &str) {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        fn maybe(bytes: &mut Vec<u8>, value: Option<&str>) {
+            bytes.push(value.is_some().into());
+            text(bytes, value.unwrap_or_default());
+        }
+        let mut bytes = Vec::with_capacity(256);
+        text(&mut bytes, &self.title);
+        maybe(&mut bytes, self.description.as_deref());
+        bytes.extend(self.priority.unwrap_or(0.0).to_bits().to_le_bytes());
+        maybe(&mut bytes, self.assigned_to.as_deref());
+        let tags = self.tags.as_deref().unwrap_or_default();
+        bytes.extend((tags.len() as u64).to_le_bytes());
+        for tag in tags {
+            text(&mut bytes, tag);
+        }
+        bytes.extend(self.blocked_by_task_id.unwrap_or(0).to_le_bytes());
+        SipHasher13::new_with_keys(0x6361_6c79_7073_6f2d, 0x7761_7463_685f_7631).hash(&bytes)
+    }
+}
+
+/// `2026-11-22T18:38:55Z` (v2) or `2026-11-22 18:38:55` (v1, UTC without saying so).
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let at = match text.parse::<jiff::Timestamp>() {
+        Ok(at) => at,
+        Err(_) => text
+            .parse::<jiff::civil::DateTime>()
+            .ok()?
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .ok()?
+            .timestamp(),
+    };
+    Some(Timestamp(at.as_second() * 1000))
+}
+
+/// The JSON in an answer: the whole text; else what begins after the first blank line with `{`; else it is prose.
+fn parse<T: DeserializeOwned>(call: &'static str, text: &str) -> Result<T, Error> {
+    let bad = |error: serde_json::Error| Error::BadAnswer {
+        call,
+        source: Cause::new(format!("{error}: {}", head(text))),
+    };
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
+        Err(error) => match after_prose(text) {
+            Some(json) => serde_json::from_str(json).map_err(bad),
+            None => Err(bad(error)),
+        },
+    }
+}
+
+fn after_prose(text: &str) -> Option<&str> {
+    text.find("\n\n{").map(|at| &text[at + 2..])
+}
+
+fn head(text: &str) -> &str {
+    &text[..text.floor_char_boundary(80)]
+}
+
+/// The rows of a list. One bad row among good ones is skipped and told; the rest must not suffer.
+fn rows<T, L: DeserializeOwned, O: DeserializeOwned>(
+    call: &'static str,
+    text: &str,
+    odd: &OddRows,
+    good: impl Fn(L) -> Vec<Row>,
+    any: impl Fn(O) -> Vec<Value>,
+    each: impl Fn(Row) -> Result<T, String>,
+) -> Result<Vec<T>, Error> {
+    // The quick way reads 100,000 rows without building a tree for each; the slow way finds out which one is bad.
+    if let Ok(list) = parse::<L>(call, text)
+        && let Ok(read) = good(list).into_iter().map(&each).collect()
+    {
+        return Ok(read);
+    }
+    let mut read = Vec::new();
+    for value in any(parse::<O>(call, text)?) {
+        match Row::deserialize(&value)
+            .map_err(|error| error.to_string())
+            .and_then(&each)
+        {
+            Ok(row) => read.push(row),
+            Err(why) => odd.skip(&value, &why),
+        }
+    }
+    Ok(read)
+}
+
+/// The tasks of `list_tasks` and `get_my_queue`.
+pub(super) fn tasks(call: &'static str, text: &str, odd: &OddRows) -> Result<Vec<Task>, Error> {
+    rows(
+        call,
+        text,
+        odd,
+        |list: Tasks<Row>| list.tasks,
+        |list: Tasks<Value>| list.tasks,
+        Row::into_task,
+    )
+}
+
+/// How many of `get_subtasks` are open.
+pub(super) fn open_subtasks(text: &str, odd: &OddRows) -> Result<u32, Error> {
+    let subtasks = rows(
+        "get_subtasks",
+        text,
+        odd,
+        |list: Subtasks<Row>| list.subtasks,
+        |list: Subtasks<Value>| list.subtasks,
+        Row::into_task,
+    )?;
+    Ok(subtasks.iter().filter(|task| task.is_open()).count() as u32)
+}
+
+/// An answer that is a task, with prose before it or not.
+pub(super) fn task(call: &'static str, text: &str) -> Result<Task, Error> {
+    parse::<Row>(call, text)?
+        .into_task()
+        .map_err(|why| Error::BadAnswer {
+            call,
+            source: Cause::new(why),
+        })
+}
+
+/// `get_task`, as the core needs it.
+pub(super) fn detail(text: &str, open_subtasks: u32) -> Result<Detail, Error> {
+    let task = task("get_task", text)?;
+    let comments = parse::<Around>("get_task", text)?
+        .comments
+        .unwrap_or_default();
+    let (ours, others): (Vec<_>, Vec<_>) = comments
+        .iter()
+        .partition(|comment| comment.created_by.as_deref() == Some(AUTHOR));
+    Ok(Detail::Found(FoundDetail {
+        task,
+        last_comment: others.iter().map(|comment| comment.id).max().unwrap_or(0),
+        our_comments: ours
+            .iter()
+            .flat_map(|comment| named_runs(&comment.content))
+            .collect(),
+        open_subtasks,
+    }))
+}
+
+/// Each `(run 42/2)` in a comment.
+fn named_runs(text: &str) -> Vec<RunId> {
+    text.split("(run ")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')')?.0.parse().ok())
+        .collect()
+}
+
+/// `get_task`, as a person reads it.
+pub(super) fn page(text: &str) -> Result<Page, Error> {
+    let row = parse::<Row>("get_task", text)?;
+    let around = parse::<Around>("get_task", text)?;
+    Ok(Page {
+        description: row.description.clone(),
+        tags: row.tags.clone().unwrap_or_default(),
+        task: task("get_task", text)?,
+        comments: around
+            .comments
+            .unwrap_or_default()
+            .into_iter()
+            .map(|comment| Comment {
+                by: comment.created_by,
+                at: comment.created_at.as_deref().and_then(parse_time),
+                text: comment.content,
+            })
+            .collect(),
+        links: around
+            .links
+            .unwrap_or_default()
+            .into_iter()
+            .map(|link| Link {
+                url: link.url,
+                description: link.description,
+            })
+            .collect(),
+    })
+}
+
+/// `signup_for_task`: a task, or prose that there is none.
+pub(super) fn claimed(text: &str) -> Result<Option<Task>, Error> {
+    if text.starts_with("No idle tasks") {
+        return Ok(None);
+    }
+    task("signup_for_task", text).map(Some)
+}
+
+/// The JSON itself.
+pub(super) fn raw(call: &'static str, text: &str) -> Result<Value, Error> {
+    parse(call, text)
+}
+
+/// Several lists as one, in the shape of each; of a task that is in two, the later row.
+pub(super) fn merge(lists: Vec<Value>) -> Value {
+    let mut rows: Vec<Value> = Vec::new();
+    for mut list in lists {
+        if let Some(later) = list["tasks"].as_array_mut() {
+            let ids: HashSet<String> = later.iter().map(|row| row["id"].to_string()).collect();
+            rows.retain(|row| !ids.contains(&row["id"].to_string()));
+            rows.append(later);
+        }
+    }
+    json!({ "count": rows.len(), "tasks": rows })
+}
+
+/// What a tool's error text asks of us.
+pub(super) fn refusal(text: &str) -> Error {
+    if text.contains("database is locked") {
+        return Error::Locked;
+    }
+    if let Some((_, id)) = text.split_once("Task not found: ")
+        && let Ok(id) = id.trim().parse()
+    {
+        return Error::NotFound(id);
+    }
+    if text.contains(" is not assigned to ") || text.contains(" cannot be transferred ") {
+        return Error::LostRace(one_line(without_prefix(text)));
+    }
+    Error::Refused(schema_error(text).unwrap_or_else(|| one_line(without_prefix(text))))
+}
+
+/// "Error moving task: …" says twice what failed.
+fn without_prefix(text: &str) -> &str {
+    match text.split_once(": ") {
+        Some((prefix, rest)) if prefix.starts_with("Error ") => rest,
+        _ => text,
+    }
+}
+
+/// An argument of the wrong shape comes as a JSON list of complaints.
+fn schema_error(text: &str) -> Option<String> {
+    let list: Vec<Value> = serde_json::from_str(text.split_once(": ")?.1).ok()?;
+    let told: Vec<String> = list
+        .iter()
+        .map(|issue| {
+            let path: Vec<String> = issue["path"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|part| {
+                    part.as_str()
+                        .map_or_else(|| part.to_string(), str::to_owned)
+                })
+                .collect();
+            let message = issue["message"].as_str().unwrap_or("not valid");
+            match path.is_empty() {
+                true => message.to_owned(),
+                false => format!("{}: {message}", path.join(".")),
+            }
+        })
+        .collect();
+    Some(one_line(&told.join("; ")))
+}
+
+/// `text`, or its beginning and end, so that it takes at most `most` bytes as JSON.
+pub(super) fn shorten(text: &str, most: usize) -> Cow<'_, str> {
+    const TAIL: usize = 2000;
+    let cost = |c: char| match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        c if c < ' ' => 6,
+        c => c.len_utf8(),
+    };
+    if text.chars().map(cost).sum::<usize>() <= most {
+        return Cow::Borrowed(text);
+    }
+    let upto = |chars: &mut dyn Iterator<Item = char>, limit: usize| -> usize {
+        let mut spent = 0;
+        chars
+            .take_while(|&c| {
+                spent += cost(c);
+                spent <= limit
+            })
+            .map(char::len_utf8)
+            .sum()
+    };
+    let head = upto(&mut text.chars(), most - TAIL - 10);
+    let tail = upto(&mut text.chars().rev(), TAIL);
+    Cow::Owned(format!(
+        "{} … {}",
+        &text[..head],
+        &text[text.len() - tail..]
+    ))
+}

@@ -1,0 +1,324 @@
+//! The shim: parent of exactly one run.
+//!
+//! Starts the agent with its output already on the log file, waits, ends what it left behind, writes the outcome, exits. It outlives
+//! the daemon, so a daemon's crash costs no run and no line of log. Knows nothing of tinytask, settings or recipes: all it needs is in
+//! the run directory. No threads, no tokio, one `poll`.
+//!
+//! # The protocol
+//!
+//! Who may start a task is settled by one link(2): the pid file is complete before it has its public name, and whoever links it
+//! first has the task. The agent is forked before that, so that its number can stand in the file, but behind a gate: a pipe on which
+//! one byte means "go" and end-of-file means "die". Nobody but the shim holds the writing end, so when the shim dies early, for
+//! whatever reason, the agent's first instruction never runs.
+//!
+//! ```text
+//! daemon  D1 live/ entry, run directory, shim.lock locked    D2 spec.json    D3 start the shim, the lock its standard input
+//! shim    S1 fork, the first stage exits: the daemon never is the parent
+//!         S2 session of its own, subreaper, spec young enough, agent.lock locked     S3 state: starting
+//!         S4 fork the agent behind the gate     S5 link the pid file     S6 state: running     S7 go
+//!         …  wait: the agent's end, a stop, the time limit, the log's limit
+//!         X1 end what is left of it, collect it     X2 state: ended, synced     X3 unlink the pid file     X4 exit
+//! ```
+//!
+//! | the shim dies | what a daemon finds, and what it means |
+//! |---|---|
+//! | before S2 is done | spec, shim.lock free, no pid file: nothing ran |
+//! | S3, S4 | `starting`, no pid file; the gated child reads end-of-file and exits: nothing ran |
+//! | after S5 | `starting` and our pid file: nothing ran, for the gate opens only after `running` is on disk; clear the file |
+//! | after S6, before S7 | `running`, our pid file, nobody alive: cannot be told from an agent that died with the shim: lost |
+//! | after S7 | `running`, our pid file, the agent alive: an orphan, watched by the daemon; or dead: lost, and leftovers are swept |
+//! | after X2 | `ended`, our pid file: the outcome is known, clear the file |
+//! | after X3 | `ended`, no pid file: over, whether shim.lock is still held or not |
+//!
+//! Two shims for one task: both fork a gated agent, one links; the other meets EEXIST, kills its child at the gate, and leaves
+//! the file alone. A shim started twice for one run directory meets the other's agent.lock, which is created with O_EXCL.
+//! A shim frozen between D3 and S2 would start work that was decided long ago: it refuses a spec older than ten seconds.
+//! A number is signalled only while it is pinned, by a child not yet collected; everything else goes through checked pidfds.
+//!
+//! Known gap: if the shim itself is killed the outcome is unknown, and the run is reported as lost.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use nix::sys::signal::{SigHandler, SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::ForkResult;
+
+use crate::core::layout::{Layout, RunDir, parse_subject_dir};
+use crate::core::model::{Leftover, Millis, Moment, Outcome, RunState};
+use crate::core::record::{FORMAT, Spec, StateRecord};
+use crate::edge::files::{self, Durability};
+use crate::edge::{clock, process, runs};
+
+mod agent;
+mod sweep;
+mod watch;
+
+use agent::Gated;
+
+/// A spec that waited longer than this for its shim is not started any more: the daemon that wrote it has long looked again.
+const SPEC_AGE: Millis = Millis::secs(10);
+/// How often, a second apart, `ended` is tried again on a full disk before the run is given up as lost.
+const END_TRIES: u32 = 60;
+
+/// Runs the shim where this process was started as one; `None` where it was not.
+pub fn entry() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != process::SHIM_WORD {
+        return None;
+    }
+    let place = args
+        .next()
+        .and_then(|dir| Utf8PathBuf::from_path_buf(dir.into()).ok())
+        .and_then(Place::parse);
+    Some(match place {
+        Some(place) => first_stage(&place),
+        None => ExitCode::from(2),
+    })
+}
+
+/// Where the run lives.
+struct Place {
+    layout: Layout,
+    dir: RunDir,
+}
+
+impl Place {
+    /// `{base}/.calypso/runs/task_7/0003-architect`, absolute; `None` for anything that `Layout` would not make.
+    fn parse(path: Utf8PathBuf) -> Option<Self> {
+        let subject = path.parent()?;
+        let base = subject.parent()?.parent()?.parent()?;
+        let place = Self {
+            layout: Layout::new(base),
+            dir: RunDir::parse_dir(parse_subject_dir(subject.file_name()?)?, path.file_name()?)?,
+        };
+        (path.is_absolute() && place.layout.run(&place.dir).dir == path).then_some(place)
+    }
+}
+
+/// Checks what it was given, forks, exits: whoever started it waits for this only.
+fn first_stage(place: &Place) -> ExitCode {
+    // What the starter left open by mistake must not live on here: from now on each descriptor is ours, and closed on exec.
+    agent::close_from(3);
+    let Some(lock) = take_lock(place) else {
+        return ExitCode::from(2);
+    };
+    // S1
+    // SAFETY: the process has one thread, so the child may do whatever the parent could.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Parent { .. }) => ExitCode::SUCCESS,
+        Ok(ForkResult::Child) => {
+            second_stage(place, &lock);
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Moves the lock from standard input, where the agent gets /dev/null, to a descriptor that is closed on exec. `None` when standard
+/// input is not this run's shim.lock, or not locked: then nobody who looks could see that the shim lives.
+fn take_lock(place: &Place) -> Option<OwnedFd> {
+    let lock =
+        nix::fcntl::fcntl(std::io::stdin(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).ok()?;
+    // SAFETY: fcntl(2) has just made this descriptor, and nobody else knows of it.
+    let lock = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(lock) };
+    let null = File::open("/dev/null").ok()?;
+    nix::unistd::dup2_stdin(&null).ok()?;
+    let path = place.layout.run(&place.dir).shim_lock();
+    let given = nix::sys::stat::fstat(&lock).ok()?;
+    let is_ours = files::identity(&path).ok()? == Some((given.st_dev, given.st_ino));
+    (is_ours && files::is_held_at(&path).ok()?).then_some(lock)
+}
+
+/// The shim proper.
+struct Shim<'a> {
+    place: &'a Place,
+    spec: Spec,
+    record: StateRecord,
+    signals: SignalFd,
+}
+
+/// Everything from S2 on. `lock` is held until this returns, and closed by the end of the process (X4).
+fn second_stage(place: &Place, lock: &OwnedFd) {
+    // S2
+    // A session of its own: no terminal's signals, and a mark on all descendants that do not leave it.
+    nix::unistd::setsid().ok();
+    // After the fork, as it is not inherited: what an agent's child leaves behind becomes ours.
+    process::become_subreaper().ok();
+    let Some(signals) = take_signals() else {
+        return;
+    };
+    let Ok(Some(spec)) = runs::read_spec(&place.layout, &place.dir) else {
+        // No token, so no record could be told from another's: shim.lock comes free, and that says that nothing ran.
+        return;
+    };
+    let now = clock::now();
+    let record = StateRecord {
+        format: FORMAT,
+        token: spec.token.clone(),
+        state: RunState::Starting,
+        shim: process::own(),
+        boot_id: now.boot_id.clone(),
+        started: Moment::from(&now),
+        running: None,
+        ended: None,
+        usage: None,
+    };
+    let mut shim = Shim {
+        place,
+        spec,
+        record,
+        signals,
+    };
+    let Some(agent_lock) = shim.lock_agent() else {
+        // A shim has been here before. Its records stand.
+        return;
+    };
+    let written = &shim.spec.times.written;
+    if written.boot_id != now.boot_id || written.age(&now) > SPEC_AGE {
+        shim.end(Outcome::NotLaunched("its spec is too old".into()), vec![]);
+        return;
+    }
+    // S3
+    if shim.write(Durability::Crash).is_err() {
+        return;
+    }
+    let (outcome, leftovers) = match shim.launch(agent_lock, lock) {
+        Ok((gated, log)) => shim.see_through(gated, &log),
+        Err(outcome) => (outcome, vec![]),
+    };
+    shim.end(outcome, leftovers);
+}
+
+/// From here on signals are read, not suffered. SIGCHLD must have its default action: ignored, as some starters leave it, children would
+/// be collected by the kernel and their outcome lost.
+fn take_signals() -> Option<SignalFd> {
+    // SAFETY: no handler is installed; the default action needs no code of ours.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }.ok()?;
+    let mut set = SigSet::empty();
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGCHLD,
+    ] {
+        set.add(signal);
+    }
+    set.thread_block().ok()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok()
+}
+
+impl Shim<'_> {
+    /// `None` when the file is there already, or cannot be made.
+    fn lock_agent(&self) -> Option<File> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let path = self.place.layout.run(&self.place.dir).agent_lock();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+            .open(path)
+            .ok()?;
+        files::try_lock(&file).ok()?.then_some(file)
+    }
+
+    /// S4 to S7. Whatever fails on the way kills the child at its gate.
+    fn launch(&mut self, agent_lock: File, lock: &OwnedFd) -> Result<(Gated, File), Outcome> {
+        let paths = self.place.layout.run(&self.place.dir);
+        let log = agent::open_log(&paths.output())
+            .map_err(|error| not_launched(format!("output.log: {error}")))?;
+        // S4
+        let gated = Gated::fork(&self.spec, &log, &agent_lock, lock)
+            .map_err(|error| not_launched(format!("fork: {error}")))?;
+        // The agent's copy is what tells that it lives; ours would tell of the shim.
+        drop(agent_lock);
+        let gated = match self.take_task(&gated) {
+            Ok(()) => gated,
+            Err(outcome) => {
+                gated.kill();
+                return Err(outcome);
+            }
+        };
+        // S7
+        gated.open_gate();
+        Ok((gated, log))
+    }
+
+    /// S5 and S6: the task is ours from the link on, and the record says `running` before the gate opens.
+    fn take_task(&mut self, gated: &Gated) -> Result<(), Outcome> {
+        let own = self.place.layout.run(&self.place.dir).pid();
+        let shared = self.place.layout.pid_file(self.place.dir.id.subject);
+        let name = shared.file_name().unwrap_or_default();
+        agent::write_pid(&own, gated.pid)
+            .map_err(|error| not_launched(format!("cannot write its pid: {error}")))?;
+        // S5
+        std::fs::hard_link(&own, &shared).map_err(|error| {
+            not_launched(if error.kind() == std::io::ErrorKind::AlreadyExists {
+                format!("{name} exists: somebody has the task")
+            } else {
+                format!("cannot link {name}: {error}")
+            })
+        })?;
+        let agent = process::identity(gated.pid.as_raw())
+            .ok_or_else(|| not_launched("the agent died at its gate".into()))?;
+        self.record.running = Some(Moment::from(&clock::now()));
+        self.record.state = RunState::Running { agent };
+        // S6
+        self.write(Durability::Crash)
+            .map_err(|error| not_launched(format!("cannot record that it runs: {error}")))?;
+        // A stop that came meanwhile is obeyed before the agent can do anything.
+        match watch::read_stop(&self.signals) {
+            Some(by) => Err(Outcome::Stopped(by)),
+            None => Ok(()),
+        }
+    }
+
+    /// From "go" to X1: waits for the agent's end or a reason to bring it about, then ends what it left.
+    fn see_through(&mut self, gated: Gated, log: &File) -> (Outcome, Vec<Leftover>) {
+        let cause = watch::wait(&self.spec.limits, &gated, &self.signals, log);
+        // X1
+        let end = sweep::end(&gated, self.spec.limits.sweep, &self.signals);
+        self.record.usage = Some(end.usage);
+        let outcome = match (gated.exec_error(&self.spec.cwd), cause) {
+            (Some(error), _) => not_launched(error),
+            (None, Some(cause)) => cause,
+            (None, None) => end.outcome,
+        };
+        (outcome, end.leftovers)
+    }
+
+    /// X2 to X4.
+    fn end(&mut self, outcome: Outcome, leftovers: Vec<Leftover>) {
+        self.record.state = RunState::Ended { outcome, leftovers };
+        self.record.ended = Some(Moment::from(&clock::now()));
+        // X2
+        // A full disk may have room again in a moment. Until then the held lock and the pid file say "not over", which is safe;
+        // a second SIGTERM, or a minute, and the run is left to be found lost.
+        for _ in 0..END_TRIES {
+            if self.write(Durability::PowerCut).is_ok()
+                || watch::pause(&self.signals, Millis::secs(1)).is_some()
+            {
+                break;
+            }
+        }
+        // X3
+        runs::clear_pid_file(&self.place.layout, &self.place.dir).ok();
+        // X4
+    }
+
+    fn write(&self, durability: Durability) -> Result<(), runs::Error> {
+        runs::write_state(
+            &self.place.layout,
+            &self.place.dir,
+            &self.record,
+            durability,
+        )
+    }
+}
+
+fn not_launched(why: String) -> Outcome {
+    Outcome::NotLaunched(why)
+}

@@ -1,0 +1,94 @@
+//! What can be read by URI, always as JSON. Tools give all of it too.
+
+use serde_json::json;
+
+use super::store::{Filter, Number, Store};
+use super::tools::{agent_queue, pretty};
+
+pub(super) const MEDIA_TYPE: &str = "application/json";
+
+/// The patterns, with placeholders, as tinytask lists them; and what each is.
+pub(super) const PATTERNS: [(&str, &str); 7] = [
+    ("task://{id}", "A task with its comments and links"),
+    ("task://{id}/comments", "The comments on a task"),
+    ("task://{id}/links", "The links on a task"),
+    ("task://hierarchy/{id}", "A task and all its parts"),
+    ("queue://{agent_name}", "The open tasks of an agent"),
+    ("tasks://active", "All tasks that are not archived"),
+    ("tasks://archived", "All archived tasks"),
+];
+
+/// The text, or why not.
+pub(super) fn read(store: &Store, uri: &str) -> Result<String, String> {
+    let unknown = || format!("Invalid resource URI: {uri}");
+    let (kind, rest) = uri.split_once("://").ok_or_else(unknown)?;
+    let text = match (kind, rest.split('/').collect::<Vec<_>>().as_slice()) {
+        ("task", [id]) => {
+            let id = number(id).ok_or_else(unknown)?;
+            let task = store.get(&id).map_err(|error| error.to_string())?;
+            pretty(&task.ok_or_else(|| format!("Task not found: {id}"))?)
+        }
+        ("task", [id, "comments"]) => {
+            let id = number(id).ok_or_else(unknown)?;
+            let comments = store.comments(&id).map_err(|error| error.to_string())?;
+            pretty(&json!({"task_id": id, "count": comments.len(), "comments": comments}))
+        }
+        ("task", [id, "links"]) => {
+            let id = number(id).ok_or_else(unknown)?;
+            let links = store.links(&id).map_err(|error| error.to_string())?;
+            pretty(&json!({"task_id": id, "count": links.len(), "links": links}))
+        }
+        ("task", ["hierarchy", id]) => {
+            let id = number(id).ok_or_else(unknown)?;
+            let family = store.family(&id, true).map_err(|error| error.to_string())?;
+            pretty(&family.ok_or_else(|| format!("Task not found: {id}"))?)
+        }
+        ("queue", [agent]) if !agent.is_empty() => {
+            agent_queue(store, &decoded(agent)).map_err(|error| error.to_string())?
+        }
+        ("tasks", ["active"]) => {
+            let tasks = store
+                .list(&Filter::default())
+                .map_err(|error| error.to_string())?;
+            pretty(&json!({"count": tasks.len(), "tasks": tasks}))
+        }
+        ("tasks", ["archived"]) => {
+            let all = Filter {
+                include_archived: true,
+                ..Filter::default()
+            };
+            let mut tasks = store.list(&all).map_err(|error| error.to_string())?;
+            tasks.retain(|task| task.archived_at.is_some());
+            pretty(&json!({"count": tasks.len(), "tasks": tasks}))
+        }
+        _ => return Err(unknown()),
+    };
+    Ok(text)
+}
+
+fn number(text: &str) -> Option<Number> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse::<i64>().ok().map(Number::from)
+}
+
+/// `%20` and its like; what is not one stays as it is.
+pub(super) fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

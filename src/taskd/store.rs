@@ -1,0 +1,336 @@
+//! The SQL, and all rules about tasks.
+//!
+//! One connection behind one lock: a call is one short transaction, IMMEDIATE where it writes. Two servers on one file are
+//! safe: a writer waits for the other's commit before it reads what it decides by, so nobody claims a task twice.
+//!
+//! Knows nothing of MCP, HTTP or texts that only one tool has; its refusals are the words tinytask uses.
+//!
+//! Known gap: while another program holds the file's write lock, calls wait, up to [`schema::BUSY`].
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use camino::Utf8Path;
+use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Value as Sql, ValueRef};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, Row, Transaction, TransactionBehavior,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::schema;
+
+pub use super::schema::OpenError;
+
+mod notes;
+mod queues;
+mod tasks;
+
+pub(super) use tasks::{Changes, Filter, NewTask};
+
+/// A number as clients send it: an id, a priority, a limit. Whole ones are integers; SQLite finds no row by another.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(super) struct Number(serde_json::Number);
+
+impl Number {
+    pub(super) const fn from_json(number: serde_json::Number) -> Self {
+        Self(number)
+    }
+    pub(super) fn as_i64(&self) -> Option<i64> {
+        self.0.as_i64()
+    }
+    fn is_zero(&self) -> bool {
+        self.0.as_f64() == Some(0.0)
+    }
+}
+
+impl From<i64> for Number {
+    fn from(number: i64) -> Self {
+        Self(number.into())
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ToSql for Number {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Owned(match self.0.as_i64() {
+            Some(whole) => Sql::Integer(whole),
+            None => Sql::Real(self.0.as_f64().unwrap_or(f64::MAX)),
+        }))
+    }
+}
+
+impl FromSql for Number {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(match value {
+            ValueRef::Real(real) => Self(serde_json::Number::from_f64(real).unwrap_or(0.into())),
+            ValueRef::Integer(whole) => whole.into(),
+            // Another program's file may hold anything; a priority of nothing sorts like none.
+            _ => 0.into(),
+        })
+    }
+}
+
+/// A task as clients see it, in the order of its keys.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Task {
+    pub(super) id: i64,
+    title: String,
+    description: Option<String>,
+    pub(super) status: String,
+    assigned_to: Option<String>,
+    previous_assigned_to: Option<String>,
+    created_by: Option<String>,
+    pub(super) priority: Number,
+    tags: Value,
+    parent_task_id: Option<i64>,
+    queue_name: Option<String>,
+    blocked_by_task_id: Option<i64>,
+    created_at: Option<String>,
+    updated_at: Option<String>,
+    pub(super) archived_at: Option<String>,
+    is_currently_blocked: bool,
+}
+
+/// The columns [`Task::read`] reads, of `tasks` under the name `t`. Blocking is computed here, on each read.
+const TASK: &str = "t.id, t.title, t.description, t.status, t.assigned_to, t.previous_assigned_to, t.created_by, t.priority, \
+    t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at, t.archived_at, \
+    EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.blocked_by_task_id AND b.status <> 'complete')";
+
+impl Task {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let tags: Option<String> = row.get(8)?;
+        Ok(Self {
+            id: row.get(0)?,
+            title: row.get(1)?,
+            description: row.get(2)?,
+            status: row.get(3)?,
+            assigned_to: row.get(4)?,
+            previous_assigned_to: row.get(5)?,
+            created_by: row.get(6)?,
+            priority: row.get(7)?,
+            tags: tags
+                .and_then(|tags| serde_json::from_str(&tags).ok())
+                .unwrap_or_else(|| Value::Array(Vec::new())),
+            parent_task_id: row.get(9)?,
+            queue_name: row.get(10)?,
+            blocked_by_task_id: row.get(11)?,
+            created_at: time(row, 12)?,
+            updated_at: time(row, 13)?,
+            archived_at: time(row, 14)?,
+            is_currently_blocked: row.get(15)?,
+        })
+    }
+}
+
+/// SQLite writes `2026-11-22 18:38:55`, always UTC; clients get `2026-11-22T18:38:55Z`.
+fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.filter(|text| !text.is_empty()).map(|text| {
+        if text.contains('T') {
+            text
+        } else {
+            text.replacen(' ', "T", 1) + "Z"
+        }
+    }))
+}
+
+/// A comment on a task.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Comment {
+    pub(super) id: i64,
+    pub(super) task_id: i64,
+    content: String,
+    created_by: Option<String>,
+    created_at: Option<String>,
+    updated_at: Option<String>,
+}
+
+/// A link on a task.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Link {
+    pub(super) id: i64,
+    pub(super) task_id: i64,
+    url: String,
+    description: Option<String>,
+    created_by: Option<String>,
+    created_at: Option<String>,
+}
+
+/// A task with what hangs on it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct FullTask {
+    #[serde(flatten)]
+    pub(super) task: Task,
+    comments: Vec<Comment>,
+    links: Vec<Link>,
+}
+
+/// A task with its children.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Family {
+    #[serde(flatten)]
+    pub(super) task: Task,
+    subtasks: Vec<Task>,
+    subtask_count: usize,
+}
+
+/// What `move_task` answers.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Handover {
+    pub(super) task: Task,
+    comment: Comment,
+}
+
+/// Why a call changed nothing. What [`fmt::Display`] says is what clients read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The rules say no.
+    #[error("{0}")]
+    Refused(String),
+    /// SQLite says no; in the words of tinytask, as clients look for `database is locked`.
+    #[error("Query failed: {0}")]
+    Read(rusqlite::Error),
+    #[error("Execute failed: {0}")]
+    Write(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+pub(super) type Outcome<T> = Result<T, Trouble>;
+
+fn refused<T>(why: impl Into<String>) -> Outcome<T> {
+    Err(Trouble::Refused(why.into()))
+}
+
+/// `Task not found: 7`.
+fn not_found<T>(what: &str, id: &Number) -> Outcome<T> {
+    refused(format!("{what} not found: {id}"))
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; the file is as it was then.
+    pub fn open(path: &Utf8Path) -> Result<Self, OpenError> {
+        Ok(Self {
+            connection: Mutex::new(schema::open(path)?),
+        })
+    }
+
+    /// Ends with a checkpoint, where nobody else has the file open.
+    pub fn close(self) {
+        let connection = self
+            .connection
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(connection);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic in the middle of a call has rolled its transaction back; the connection is as good as before.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Several reads that belong together see one state.
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Outcome<T>) -> Outcome<T> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(Trouble::Read)?;
+        let done = work(&transaction).map_err(|trouble| match trouble {
+            Trouble::Write(error) => Trouble::Read(error),
+            other => other,
+        });
+        drop(transaction);
+        done
+    }
+
+    /// All or nothing. The write lock is taken before the first read: two servers cannot both see a task as idle.
+    ///
+    /// SQLite waits for another writer by itself; what it refuses at once (a recovery, a snapshot overtaken) has changed
+    /// nothing and is tried again here.
+    fn write<T>(&self, work: impl Fn(&Transaction<'_>) -> Outcome<T>) -> Outcome<T> {
+        let mut connection = self.lock();
+        let mut tries = 0;
+        loop {
+            let done = attempt(&mut connection, &work);
+            match &done {
+                Err(Trouble::Write(error)) if is_busy(error) && tries < 5 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(20 * tries));
+                }
+                _ => return done,
+            }
+        }
+    }
+}
+
+fn attempt<T>(
+    connection: &mut Connection,
+    work: impl Fn(&Transaction<'_>) -> Outcome<T>,
+) -> Outcome<T> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let done = work(&transaction)?;
+    transaction.commit()?;
+    Ok(done)
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+/// One task, or none.
+fn task(db: &Connection, id: &Number) -> Outcome<Option<Task>> {
+    Ok(db
+        .prepare_cached(&format!("SELECT {TASK} FROM tasks t WHERE t.id = ?1"))?
+        .query_row([id], Task::read)
+        .optional()?)
+}
+
+/// One task, or the refusal.
+fn existing(db: &Connection, id: &Number) -> Outcome<Task> {
+    match task(db, id)? {
+        Some(task) => Ok(task),
+        None => not_found("Task", id),
+    }
+}
+
+/// The tasks a statement selects with [`TASK`].
+fn tasks(db: &Connection, sql: &str, values: impl rusqlite::Params) -> Outcome<Vec<Task>> {
+    Ok(db
+        .prepare_cached(sql)?
+        .query_map(values, Task::read)?
+        .collect::<Result<_, _>>()?)
+}
+
+/// `""` and nothing are both stored as null, where tinytask does so.
+fn or_null(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// What a JavaScript client calls blank.
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}

@@ -1,0 +1,447 @@
+//! Tasks: making, changing, handing out, handing on; the roll-up of parents.
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use super::{
+    Family, FullTask, Handover, Number, Outcome, Store, TASK, Task, existing, is_blank, not_found,
+    notes, or_null, refused, task, tasks,
+};
+
+/// Higher goes first, then older, then the smaller number: the order of lists and of `signup_for_task`.
+pub(super) const ORDER: &str = "ORDER BY t.priority DESC, t.created_at ASC, t.id ASC";
+
+/// How deep a task may lie below the top.
+const MAX_DEPTH: usize = 3;
+
+/// Arguments of `create_task`.
+#[derive(Debug, Default)]
+pub(in crate::taskd) struct NewTask<'a> {
+    pub(in crate::taskd) title: &'a str,
+    pub(in crate::taskd) description: Option<&'a str>,
+    pub(in crate::taskd) assigned_to: Option<&'a str>,
+    pub(in crate::taskd) created_by: Option<&'a str>,
+    pub(in crate::taskd) priority: Option<Number>,
+    pub(in crate::taskd) tags: Option<String>,
+    pub(in crate::taskd) parent: Option<Number>,
+    pub(in crate::taskd) queue_name: Option<&'a str>,
+    pub(in crate::taskd) blocked_by: Option<Number>,
+}
+
+/// Arguments of `update_task`: what is `None` stays as it is. The inner `None` is null.
+#[derive(Debug, Default)]
+pub(in crate::taskd) struct Changes<'a> {
+    pub(in crate::taskd) title: Option<&'a str>,
+    pub(in crate::taskd) description: Option<&'a str>,
+    pub(in crate::taskd) status: Option<&'a str>,
+    pub(in crate::taskd) assigned_to: Option<&'a str>,
+    pub(in crate::taskd) priority: Option<Number>,
+    pub(in crate::taskd) tags: Option<String>,
+    pub(in crate::taskd) parent: Option<Option<Number>>,
+    pub(in crate::taskd) queue_name: Option<&'a str>,
+    pub(in crate::taskd) blocked_by: Option<Option<Number>>,
+}
+
+/// What a list is narrowed by.
+#[derive(Debug, Default)]
+pub(in crate::taskd) struct Filter<'a> {
+    pub(in crate::taskd) assigned_to: Option<&'a str>,
+    /// Empty: any.
+    pub(in crate::taskd) status: Vec<&'a str>,
+    pub(in crate::taskd) exclude_status: Vec<&'a str>,
+    pub(in crate::taskd) queue_name: Option<&'a str>,
+    /// The inner `None` asks for tasks without a parent.
+    pub(in crate::taskd) parent: Option<Option<Number>>,
+    pub(in crate::taskd) exclude_subtasks: bool,
+    pub(in crate::taskd) include_archived: bool,
+    pub(in crate::taskd) limit: Option<Number>,
+    pub(in crate::taskd) offset: Option<Number>,
+}
+
+impl Store {
+    pub(in crate::taskd) fn create(&self, new: &NewTask<'_>) -> Outcome<Task> {
+        self.write(|db| {
+            if is_blank(new.title) {
+                return refused("Task title is required");
+            }
+            let mut inherited = None;
+            if let Some(parent) = &new.parent {
+                let Some(parent) = task(db, parent)? else {
+                    return not_found("Parent task", parent);
+                };
+                check_depth(db, parent.id)?;
+                inherited = parent.queue_name;
+            }
+            if let Some(blocker) = &new.blocked_by
+                && task(db, blocker)?.is_none()
+            {
+                return not_found("Blocking task", blocker);
+            }
+            db.prepare_cached(
+                "INSERT INTO tasks (title, description, status, assigned_to, created_by, priority, tags, parent_task_id, \
+                 queue_name, blocked_by_task_id) VALUES (?1, ?2, 'idle', ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                new.title.trim(),
+                or_null(new.description),
+                or_null(new.assigned_to),
+                or_null(new.created_by),
+                new.priority.clone().unwrap_or(0.into()),
+                new.tags,
+                new.parent,
+                new.queue_name.or(inherited.as_deref()),
+                new.blocked_by,
+            ])?;
+            let made = existing(db, &db.last_insert_rowid().into())?;
+            roll_up(db, made.parent_task_id)?;
+            Ok(made)
+        })
+    }
+
+    pub(in crate::taskd) fn get(&self, id: &Number) -> Outcome<Option<FullTask>> {
+        self.read(|db| match task(db, id)? {
+            Some(task) => Ok(Some(full(db, task)?)),
+            None => Ok(None),
+        })
+    }
+
+    pub(in crate::taskd) fn update(&self, id: &Number, changes: &Changes<'_>) -> Outcome<Task> {
+        self.write(|db| {
+            let before = existing(db, id)?;
+            if let Some(Some(parent)) = &changes.parent {
+                check_parent(db, before.id, parent)?;
+            }
+            if let Some(Some(blocker)) = &changes.blocked_by {
+                check_blocker(db, before.id, blocker)?;
+            }
+            if changes.title.is_some_and(is_blank) {
+                return refused("Task title cannot be empty");
+            }
+            let title = changes.title.map(str::trim);
+            let description = changes.description.map(|text| or_null(Some(text)));
+            let assigned_to = changes.assigned_to.map(|agent| or_null(Some(agent)));
+            let previous = assigned_to
+                .filter(|agent| *agent != before.assigned_to.as_deref())
+                .map(|_| before.assigned_to.as_deref());
+            let fields = [
+                ("title", given(&title)),
+                ("description", given(&description)),
+                ("status", given(&changes.status)),
+                ("previous_assigned_to", given(&previous)),
+                ("assigned_to", given(&assigned_to)),
+                ("priority", given(&changes.priority)),
+                ("tags", given(&changes.tags)),
+                ("parent_task_id", given(&changes.parent)),
+                ("queue_name", given(&changes.queue_name)),
+                ("blocked_by_task_id", given(&changes.blocked_by)),
+            ];
+            let (mut set, mut values) = (String::new(), Vec::new());
+            for (name, value) in fields {
+                if let Some(value) = value {
+                    set += name;
+                    set += " = ?, ";
+                    values.push(value);
+                }
+            }
+            if set.is_empty() {
+                return Ok(before);
+            }
+            values.push(&before.id);
+            let sql = format!("UPDATE tasks SET {set}updated_at = CURRENT_TIMESTAMP WHERE id = ?");
+            db.prepare_cached(&sql)?.execute(values.as_slice())?;
+            let after = existing(db, id)?;
+            if changes.status.is_some() || changes.parent.is_some() {
+                roll_up(db, before.parent_task_id)?;
+            }
+            if changes.parent.is_some() {
+                roll_up(db, after.parent_task_id)?;
+            }
+            Ok(after)
+        })
+    }
+
+    pub(in crate::taskd) fn delete(&self, id: &Number) -> Outcome<()> {
+        self.write(|db| {
+            let gone = existing(db, id)?;
+            db.prepare_cached("DELETE FROM tasks WHERE id = ?1")?
+                .execute([gone.id])?;
+            roll_up(db, gone.parent_task_id)
+        })
+    }
+
+    pub(in crate::taskd) fn archive(&self, id: &Number) -> Outcome<Task> {
+        self.write(|db| {
+            let before = existing(db, id)?;
+            db.prepare_cached("UPDATE tasks SET archived_at = CURRENT_TIMESTAMP WHERE id = ?1")?
+                .execute([before.id])?;
+            let after = existing(db, id)?;
+            roll_up(db, after.parent_task_id)?;
+            Ok(after)
+        })
+    }
+
+    pub(in crate::taskd) fn list(&self, filter: &Filter<'_>) -> Outcome<Vec<Task>> {
+        let mut conditions: Vec<String> = Vec::new();
+        let mut values: Vec<&dyn ToSql> = Vec::new();
+        if let Some(agent) = &filter.assigned_to {
+            conditions.push("t.assigned_to = ?".into());
+            values.push(agent);
+        }
+        let mut one_of = |how: &str, statuses: &'_ [&str]| {
+            if !statuses.is_empty() {
+                let places = vec!["?"; statuses.len()].join(", ");
+                conditions.push(format!("t.status {how} ({places})"));
+            }
+        };
+        one_of("IN", &filter.status);
+        one_of("NOT IN", &filter.exclude_status);
+        for status in filter.status.iter().chain(&filter.exclude_status) {
+            values.push(status);
+        }
+        if let Some(queue) = &filter.queue_name {
+            conditions.push("t.queue_name = ?".into());
+            values.push(queue);
+        }
+        match &filter.parent {
+            Some(Some(parent)) => {
+                conditions.push("t.parent_task_id = ?".into());
+                values.push(parent);
+            }
+            Some(None) => conditions.push("t.parent_task_id IS NULL".into()),
+            None => {}
+        }
+        if filter.exclude_subtasks {
+            conditions.push("t.parent_task_id IS NULL".into());
+        }
+        if !filter.include_archived {
+            conditions.push("t.archived_at IS NULL".into());
+        }
+        let mut sql = format!("SELECT {TASK} FROM tasks t");
+        if !conditions.is_empty() {
+            sql += " WHERE ";
+            sql += &conditions.join(" AND ");
+        }
+        sql += " ";
+        sql += ORDER;
+        // A limit of 0 is none, and so is a negative one (SQLite's own rule).
+        let unlimited = Number::from(-1);
+        let limit = filter.limit.as_ref().filter(|limit| !limit.is_zero());
+        let offset = filter.offset.as_ref().filter(|offset| !offset.is_zero());
+        if limit.is_some() || offset.is_some() {
+            sql += " LIMIT ?";
+            values.push(limit.unwrap_or(&unlimited));
+        }
+        if let Some(offset) = offset {
+            sql += " OFFSET ?";
+            values.push(offset);
+        }
+        self.read(|db| tasks(db, &sql, values.as_slice()))
+    }
+
+    pub(in crate::taskd) fn agent_queue(&self, agent: &str) -> Outcome<Vec<Task>> {
+        let sql = format!(
+            "SELECT {TASK} FROM tasks t WHERE t.assigned_to = ?1 AND t.status IN ('idle', 'working') \
+             AND t.archived_at IS NULL {ORDER}"
+        );
+        self.read(|db| tasks(db, &sql, [agent]))
+    }
+
+    /// The next idle task of this agent becomes a working one.
+    ///
+    /// The interleaving it survives: A and B ask at once, over two connections or two processes. `write` takes the file's
+    /// write lock before the SELECT, so B's SELECT begins after A's commit and sees A's task as working.
+    pub(in crate::taskd) fn sign_up(&self, agent: &str) -> Outcome<Option<FullTask>> {
+        let sql = format!(
+            "SELECT t.id, t.parent_task_id FROM tasks t WHERE t.assigned_to = ?1 AND t.status = 'idle' \
+             AND t.archived_at IS NULL {ORDER} LIMIT 1"
+        );
+        self.write(|db| {
+            let next: Option<(i64, Option<i64>)> = db
+                .prepare_cached(&sql)?
+                .query_row([agent], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((id, parent)) = next else {
+                return Ok(None);
+            };
+            db.prepare_cached(
+                "UPDATE tasks SET status = 'working', updated_at = CURRENT_TIMESTAMP WHERE id = ?1",
+            )?
+            .execute([id])?;
+            roll_up(db, parent)?;
+            let claimed = existing(db, &id.into())?;
+            Ok(Some(full(db, claimed)?))
+        })
+    }
+
+    pub(in crate::taskd) fn hand_over(
+        &self,
+        id: &Number,
+        from: &str,
+        to: &str,
+        comment: &str,
+    ) -> Outcome<Handover> {
+        self.write(|db| {
+            let before = existing(db, id)?;
+            if before.assigned_to.as_deref() != Some(from) {
+                let holder = or_null(before.assigned_to.as_deref()).unwrap_or("no one");
+                return refused(format!(
+                    "Task {id} is not assigned to {from} (currently assigned to: {holder})"
+                ));
+            }
+            if before.status == "complete" {
+                return refused(format!(
+                    "Task {id} with status 'complete' cannot be transferred (only 'idle' or 'working' are allowed)"
+                ));
+            }
+            db.prepare_cached(
+                "UPDATE tasks SET assigned_to = ?1, previous_assigned_to = ?2, status = 'idle', \
+                 updated_at = CURRENT_TIMESTAMP WHERE id = ?3",
+            )?
+            .execute(params![to, from, before.id])?;
+            roll_up(db, before.parent_task_id)?;
+            let comment = notes::insert_comment(db, before.id, comment.trim(), Some(from))?;
+            Ok(Handover {
+                task: existing(db, id)?,
+                comment,
+            })
+        })
+    }
+
+    pub(in crate::taskd) fn has_task(&self, id: &Number) -> Outcome<bool> {
+        self.read(|db| Ok(task(db, id)?.is_some()))
+    }
+
+    pub(in crate::taskd) fn subtasks(
+        &self,
+        parent: &Number,
+        recursive: bool,
+        include_archived: bool,
+    ) -> Outcome<Vec<Task>> {
+        self.read(|db| children(db, parent, recursive, include_archived))
+    }
+
+    pub(in crate::taskd) fn family(&self, id: &Number, recursive: bool) -> Outcome<Option<Family>> {
+        self.read(|db| {
+            let Some(task) = task(db, id)? else {
+                return Ok(None);
+            };
+            let subtasks = children(db, id, recursive, false)?;
+            Ok(Some(Family {
+                task,
+                subtask_count: subtasks.len(),
+                subtasks,
+            }))
+        })
+    }
+}
+
+/// A value to store, where one was given.
+fn given<T: ToSql>(value: &Option<T>) -> Option<&dyn ToSql> {
+    value.as_ref().map(|value| value as &dyn ToSql)
+}
+
+fn full(db: &Connection, task: Task) -> Outcome<FullTask> {
+    let id = task.id.into();
+    Ok(FullTask {
+        comments: notes::comments_of(db, &id)?,
+        links: notes::links_of(db, &id)?,
+        task,
+    })
+}
+
+fn children(
+    db: &Connection,
+    parent: &Number,
+    recursive: bool,
+    include_archived: bool,
+) -> Outcome<Vec<Task>> {
+    let archived = if include_archived {
+        ""
+    } else {
+        "AND t.archived_at IS NULL"
+    };
+    let sql = if recursive {
+        // UNION, not UNION ALL: a ring of parents, which only another program can make, ends here.
+        format!(
+            "WITH RECURSIVE below (id) AS (SELECT id FROM tasks WHERE parent_task_id = ?1 \
+             UNION SELECT c.id FROM tasks c JOIN below ON c.parent_task_id = below.id) \
+             SELECT {TASK} FROM tasks t WHERE t.id IN below {archived} {ORDER}"
+        )
+    } else {
+        format!("SELECT {TASK} FROM tasks t WHERE t.parent_task_id = ?1 {archived} {ORDER}")
+    };
+    tasks(db, &sql, [parent])
+}
+
+/// The chain of parents above a task, nearest first.
+fn ancestors(db: &Connection, id: i64) -> Outcome<Vec<i64>> {
+    Ok(db
+        .prepare_cached(
+            "WITH RECURSIVE above (id) AS (SELECT parent_task_id FROM tasks WHERE id = ?1 \
+             UNION SELECT p.parent_task_id FROM tasks p JOIN above ON p.id = above.id) \
+             SELECT id FROM above WHERE id IS NOT NULL",
+        )?
+        .query_map([id], |row| row.get(0))?
+        .collect::<Result<_, _>>()?)
+}
+
+fn check_depth(db: &Connection, parent: i64) -> Outcome<()> {
+    if ancestors(db, parent)?.len() >= MAX_DEPTH {
+        return refused("Maximum nesting depth (3 levels) exceeded");
+    }
+    Ok(())
+}
+
+fn check_parent(db: &Connection, id: i64, parent: &Number) -> Outcome<()> {
+    if parent.as_i64() == Some(id) {
+        return refused("Task cannot be its own parent");
+    }
+    let Some(parent) = task(db, parent)? else {
+        return not_found("Parent task", parent);
+    };
+    if ancestors(db, parent.id)?.contains(&id) {
+        return refused("Cannot create circular parent-child relationship");
+    }
+    check_depth(db, parent.id)
+}
+
+fn check_blocker(db: &Connection, id: i64, blocker: &Number) -> Outcome<()> {
+    if blocker.as_i64() == Some(id) {
+        return refused("Task cannot be blocked by itself");
+    }
+    let Some(blocker) = task(db, blocker)? else {
+        return not_found("Blocking task", blocker);
+    };
+    if blocker.blocked_by_task_id == Some(id) {
+        return refused("Cannot create circular blocking relationship");
+    }
+    Ok(())
+}
+
+/// A parent's status follows its unarchived children: complete when all are, working when one is, else idle; and so on
+/// upwards, as long as something changes. A parent without children keeps what it has.
+fn roll_up(db: &Transaction<'_>, parent: Option<i64>) -> Outcome<()> {
+    let mut next = parent;
+    while let Some(id) = next {
+        let follows: Option<String> = db
+            .prepare_cached(
+                "SELECT CASE WHEN COUNT(*) = 0 THEN NULL WHEN SUM(status <> 'complete') = 0 THEN 'complete' \
+                 WHEN SUM(status = 'working') > 0 THEN 'working' ELSE 'idle' END \
+                 FROM tasks WHERE parent_task_id = ?1 AND archived_at IS NULL",
+            )?
+            .query_row([id], |row| row.get(0))?;
+        let Some(status) = follows else { break };
+        let changed = db
+            .prepare_cached(
+                "UPDATE tasks SET status = ?1, updated_at = CURRENT_TIMESTAMP WHERE id = ?2 AND status <> ?1",
+            )?
+            .execute(params![status, id])?;
+        if changed == 0 {
+            break;
+        }
+        next = db
+            .prepare_cached("SELECT parent_task_id FROM tasks WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Run directories and records, without any process.
+
+use calypso_watch::core::model::{RunSubject, TaskId, Timestamp};
+use calypso_watch::core::record::{Marks, TaskVerdict, Verdict, VerdictRecord};
+
+use super::*;
+
+fn verdict(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
+    VerdictRecord {
+        format: FORMAT,
+        run: run.dir.id,
+        title: None,
+        queue: run.dir.queue.clone(),
+        attempt: 1,
+        stay: 1,
+        provider: None,
+        outcome: Outcome::Exited(0),
+        tasks: tasks
+            .iter()
+            .map(|&id| TaskVerdict {
+                key: TaskKey {
+                    id: id.try_into().expect("a task"),
+                    created_at: 1,
+                },
+                attempt: 1,
+                stay: 1,
+                verdict: Verdict::Done,
+                fields: 0,
+                last_comment: 0,
+                write: None,
+            })
+            .collect(),
+        files: vec![],
+        failure: None,
+        tokens: None,
+        cost: None,
+        started: None,
+        ended: None,
+        judged: Moment {
+            wall: Timestamp(judged),
+            boot_id: "b".into(),
+            boot: Millis(0),
+        },
+        late: false,
+    }
+}
+
+fn judge(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
+    drop(run.prepare());
+    let verdict = verdict(run, judged, tasks);
+    runs::write_verdict(
+        run.layout(),
+        &run.dir,
+        &verdict,
+        files::Durability::PowerCut,
+    )
+    .expect("a verdict");
+    verdict
+}
+
+#[test]
+fn finishing_twice_adds_nothing_twice() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    let first = judge(&run, 10, &[7, 8]);
+    assert_eq!(
+        runs::list_live(&world.layout).expect("a list").0,
+        [run.dir.clone()]
+    );
+    for _ in 0..3 {
+        runs::finish(&world.layout, &run.dir, &first).expect("finished");
+    }
+    assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
+    assert_eq!(
+        runs::recent(&world.layout, 10).expect("recent"),
+        [first.clone()]
+    );
+    for task in [7, 8] {
+        let subject = RunSubject::Task(TaskId::try_from(task).expect("a task"));
+        let history = runs::history(&world.layout, subject).expect("a history");
+        assert_eq!(history.verdicts, [first.clone()], "task {task}");
+        assert_eq!(history.last_run, u32::from(task == 7));
+    }
+    assert_eq!(runs::subjects(&world.layout).expect("subjects").len(), 2);
+}
+
+#[test]
+fn a_history_torn_by_a_power_cut_loses_one_line() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    let first = judge(&run, 10, &[7]);
+    runs::finish(&world.layout, &run.dir, &first).expect("finished");
+    let history = world.layout.history();
+    let mut text = std::fs::read(&history).expect("a history");
+    text.extend(b"{\"format\":1,\"run\":\"7/9\",\"tit");
+    std::fs::write(&history, text).expect("torn");
+    let run = world.sh(7, 2, "true");
+    let second = judge(&run, 20, &[7]);
+    runs::finish(&world.layout, &run.dir, &second).expect("finished");
+    let both = [first, second];
+    assert_eq!(runs::recent(&world.layout, 10).expect("recent"), both);
+    assert_eq!(runs::recent(&world.layout, 1).expect("recent"), both[1..]);
+    std::fs::remove_file(&history).expect("remove");
+    assert_eq!(runs::recent(&world.layout, 10).expect("rebuilt"), both);
+}
+
+#[test]
+fn a_long_history_is_read_from_its_end() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    let mut text = String::new();
+    for at in 0..2_000 {
+        let mut line = verdict(&run, at, &[7]);
+        // Some lines are longer than a block.
+        line.title = Some("x".repeat(if at % 500 == 499 { 100_000 } else { 10 }));
+        text += &serde_json::to_string(&line).expect("a line");
+        text += "\n";
+    }
+    std::fs::write(world.layout.history(), text).expect("a history");
+    for limit in [1, 7, 600, 2_000, 5_000] {
+        let found = runs::recent(&world.layout, limit).expect("recent");
+        let walls: Vec<i64> = found.iter().map(|line| line.judged.wall.0).collect();
+        let expected: Vec<i64> = (2_000 - i64::min(limit as i64, 2_000)..2_000).collect();
+        assert_eq!(walls, expected, "limit {limit}");
+    }
+}
+
+#[test]
+fn a_newer_record_is_refused_and_a_torn_one_is_none() {
+    let world = World::new();
+    let run = world.sh(42, 2, "true");
+    drop(run.prepare());
+    let spec = run.paths().spec();
+    for torn in [
+        "",
+        "{",
+        "null",
+        "[1]",
+        "{\"format\":1}",
+        "{\"format\":\"x\"}",
+    ] {
+        std::fs::write(&spec, torn).expect("a spec");
+        assert!(
+            runs::read_spec(&world.layout, &run.dir)
+                .expect("no error")
+                .is_none(),
+            "{torn}"
+        );
+    }
+    std::fs::write(&spec, "{\"format\":3,\"new\":true}").expect("a spec");
+    let error = runs::read_spec(&world.layout, &run.dir).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "record of run `42/2` was written by a newer calypso-watch (format 3, this one reads up to 1)"
+    );
+    std::fs::remove_file(&spec).expect("remove");
+    std::os::unix::fs::symlink("/etc/hostname", &spec).expect("a symlink");
+    assert!(matches!(
+        runs::read_spec(&world.layout, &run.dir),
+        Err(runs::Error::Io { .. })
+    ));
+}
+
+#[test]
+fn litter_goes_and_nothing_else() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    let lock = runs::create(&world.layout, &run.dir).expect("a run directory");
+    assert!(
+        !runs::clear_litter(&world.layout, &run.dir).expect("a look"),
+        "locked"
+    );
+    drop(lock);
+    assert!(runs::clear_litter(&world.layout, &run.dir).expect("a look"));
+    assert!(!run.paths().dir.exists());
+    assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
+    // An entry without a directory: killed within D1.
+    std::fs::write(world.layout.live_entry(&run.dir), "").expect("an entry");
+    drop(run.prepare());
+    assert!(
+        !runs::clear_litter(&world.layout, &run.dir).expect("a look"),
+        "has a spec"
+    );
+    assert!(run.paths().spec().exists());
+}
+
+#[test]
+fn strangers_are_told_apart() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    drop(run.prepare());
+    std::fs::write(run.paths().pid(), "5\n").expect("a pid");
+    std::fs::hard_link(run.paths().pid(), run.pid_file()).expect("a link");
+    let file = |task: i64| world.path(&format!("running_tasks/task_{task}.pid"));
+    for (task, text) in [
+        (1, ""),
+        (2, "abc"),
+        (3, "-1"),
+        (4, "0"),
+        (5, " 12 \n"),
+        (6, "+5"),
+    ] {
+        std::fs::write(file(task), text).expect("a file");
+    }
+    std::fs::create_dir(file(8)).expect("a folder");
+    std::os::unix::fs::symlink("/proc/1/stat", file(9)).expect("a symlink");
+    std::fs::write(file(10), "7".repeat(10_000_000)).expect("a file");
+    nix::unistd::mkfifo(file(11).as_std_path(), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    std::fs::write(world.path("running_tasks/notes"), "").expect("a file");
+    let (found, odd) =
+        runs::foreign_pid_files(&world.layout, std::slice::from_ref(&run.dir)).expect("a look");
+    assert_eq!(odd, ["notes"]);
+    let says = |task: i64| {
+        let subject = RunSubject::Task(task.try_into().expect("a task"));
+        found.get(&subject).map(|file| file.pid.clone())
+    };
+    assert_eq!(says(5), Some(Ok(12)));
+    assert_eq!(says(7), None);
+    for (task, word) in [
+        (1, "empty"),
+        (2, "not a pid: `abc`"),
+        (3, "not a pid"),
+        (4, "not a pid"),
+        (6, "not a pid"),
+        (8, "a directory"),
+        (9, "a symlink"),
+        (10, "10000000 bytes"),
+        (11, "not a regular file"),
+    ] {
+        let what = says(task).expect("seen").expect_err("odd");
+        assert!(what.contains(word), "{task}: {what}");
+    }
+    let subject = RunSubject::Task(5.try_into().expect("a task"));
+    let five = found.get(&subject).expect("seen").inode;
+    assert!(!runs::clear_stranger(&world.layout, subject, five + 1).expect("a look"));
+    assert!(runs::clear_stranger(&world.layout, subject, five).expect("a look"));
+    assert!(!file(5).exists());
+}
+
+#[test]
+fn only_closed_tasks_runs_are_forgotten() {
+    let world = World::new();
+    for number in 1..=5 {
+        for task in [7, 8] {
+            let run = world.sh(task, number, "true");
+            let verdict = judge(&run, i64::from(number), &[task]);
+            if number > 1 {
+                runs::finish(&world.layout, &run.dir, &verdict).expect("finished");
+            }
+        }
+    }
+    let subject = |task: i64| RunSubject::Task(task.try_into().expect("a task"));
+    let numbers = |task| -> Vec<u32> {
+        runs::list_runs(&world.layout, subject(task))
+            .expect("a list")
+            .iter()
+            .map(|dir| dir.id.number)
+            .collect()
+    };
+    let prune = |now, keep| {
+        runs::prune(&world.layout, now, keep, 2, |task| task.number() == 8).expect("pruned")
+    };
+    assert_eq!(prune(clock::wall(), Millis::secs(3600)), 2);
+    // The first still has its entry in live/.
+    assert_eq!(numbers(7), [1, 4, 5]);
+    assert_eq!(numbers(8), [1, 2, 3, 4, 5]);
+    let later = clock::wall().plus(Millis::secs(7200));
+    assert_eq!(prune(later, Millis::secs(3600)), 2);
+    assert_eq!(numbers(7), [1]);
+    assert_eq!(numbers(8), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn marks_are_kept() {
+    let world = World::new();
+    let subject = RunSubject::Inbound;
+    assert_eq!(
+        runs::read_marks(&world.layout, subject).expect("a look"),
+        None
+    );
+    let marks = Marks {
+        format: FORMAT,
+        retried_after: 3,
+        retried_at: None,
+        released: vec![process::own()],
+    };
+    runs::write_marks(&world.layout, subject, &marks).expect("written");
+    let history = runs::history(&world.layout, subject).expect("a history");
+    assert_eq!(history.marks, marks);
+}
+
+#[test]
+fn records_of_format_1_load_for_ever() {
+    let world = World::new();
+    let run = world.sh(42, 2, "true");
+    drop(run.prepare());
+    let paths = run.paths();
+    for (name, to) in [
+        ("spec", paths.spec()),
+        ("state", paths.state()),
+        ("ended", paths.ended()),
+        ("verdict", paths.verdict()),
+    ] {
+        let from = format!(
+            "{}/tests/data/record-v1/{name}.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        std::fs::copy(&from, to).expect("copied");
+    }
+    let spec = runs::read_spec(&world.layout, &run.dir)
+        .expect("read")
+        .expect("a spec");
+    assert_eq!(spec.run.to_string(), "42/2");
+    assert_eq!(spec.limits.time, Millis::secs(3600));
+    let state = runs::read_state(&world.layout, &run.dir)
+        .expect("read")
+        .expect("a state");
+    assert_eq!(state.token, spec.token);
+    let ended = runs::read_ended(&world.layout, &run.dir)
+        .expect("read")
+        .expect("an end");
+    assert_eq!(ended.outcome, Outcome::TimedOut);
+    let verdict = runs::read_verdict(&world.layout, &run.dir)
+        .expect("read")
+        .expect("a verdict");
+    assert_eq!(verdict.tokens, Some(182_000));
+    let from = format!(
+        "{}/tests/data/record-v1/marks.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let subject = run.dir.id.subject;
+    std::fs::copy(&from, world.layout.marks(subject)).expect("copied");
+    let marks = runs::read_marks(&world.layout, subject)
+        .expect("read")
+        .expect("marks");
+    assert_eq!(marks.retried_after, 2);
+}

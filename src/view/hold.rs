@@ -93,7 +93,10 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             format!("it is a person's queue (no recipes/{queue_name}.yaml)"),
             None,
         ),
-        Hold::NoProgram { why } => (format!("{}; looked for again each minute", clean(why)), None),
+        Hold::NoProgram { why } => (
+            format!("{}; looked for again each minute", clean(why)),
+            None,
+        ),
         Hold::BrokenRecipe { error } => (
             format!(
                 "its recipe cannot be used: {}; read again as soon as it changes",

@@ -20,10 +20,10 @@ pub mod why;
 #[cfg(test)]
 mod sample;
 
+pub use board::verdict_words;
 pub use hold::hold_words;
 pub use leaving::{GoingOn, leaving};
 pub use plan::{PlanInput, plan, plan_json};
-pub use board::verdict_words;
 pub use status::{Daemon, Percentiles, StatusInput, TinytaskLine, Today, status};
 pub use status_json::status_json;
 pub use text::{ago, duration, shell_words};

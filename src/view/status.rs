@@ -1,7 +1,6 @@
 //! `status`: one screen of what runs, what waits and why. A quiet system prints little.
 
 use crate::core::model::{Millis, Moment, Now, RunSubject, Timestamp};
-use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Hold, Policy, Snapshot, Subject, Tinytask};
 use crate::view::board::{
@@ -97,32 +96,6 @@ impl Percentiles {
             p50: rank(50)?,
             p99: rank(99)?,
         })
-    }
-}
-
-impl Today {
-    /// Of the verdicts made since `midnight`, and of how long the starts took.
-    pub fn of<'a>(
-        records: impl IntoIterator<Item = &'a VerdictRecord>,
-        midnight: Timestamp,
-        starts: Vec<Millis>,
-    ) -> Self {
-        let mut today = Self {
-            start: Percentiles::of(starts),
-            ..Self::default()
-        };
-        for record in records.into_iter().filter(|r| r.judged.wall >= midnight) {
-            let became =
-                |of: fn(&Verdict) -> bool| u32::from(record.tasks.iter().any(|t| of(&t.verdict)));
-            today.runs += 1;
-            today.handed_on += became(|v| matches!(v, Verdict::HandedOff { .. }));
-            today.done += became(|v| matches!(v, Verdict::Done));
-            today.failed += u32::from(record.failure.is_some());
-            if let Some(cost) = record.cost {
-                today.cost = Some(today.cost.unwrap_or(0.0) + cost);
-            }
-        }
-        today
     }
 }
 
@@ -360,7 +333,7 @@ fn row_lines(input: &StatusInput, row: &Row, columns: &Columns) -> Vec<String> {
     let told = |hold: Option<&Hold>| match hold {
         Some(Hold::QueuePaused) => row.is_paused,
         Some(Hold::BrokenRecipe { .. }) => matches!(row.recipe, Some(Err(_))),
-        Some(Hold::Environment { .. }) => !row.holds.is_empty(),
+        Some(Hold::Environment { .. } | Hold::NoProgram { .. }) => !row.holds.is_empty(),
         None => true,
         Some(_) => false,
     };

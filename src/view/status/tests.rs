@@ -1,7 +1,7 @@
 use super::*;
 use crate::core::decide::decide;
 use crate::core::model::{FileKey, Leftover, ProcessId, TaskStatus};
-use crate::core::record::{Failure, FailureClass, Write};
+use crate::core::record::{Failure, FailureClass, Verdict, Write};
 use crate::core::{
     Alive, InboundEntry, InboundState, ObservedState, QueuePolicy, Stranger, StrangerKind,
 };
@@ -358,23 +358,16 @@ fn json_holds_every_field_of_the_screen() {
 }
 
 #[test]
-fn the_day_is_counted_from_midnight() {
-    let records = [
-        verdict_record("1/1", "coder", Some(Verdict::Done), 90_000),
-        verdict_record("2/1", "coder", Some(Verdict::Done), 60),
-        verdict_record("3/1", "coder", Some(Verdict::HandedOff { to: None }), 60),
-    ];
-    let starts = (1..=100).rev().map(Millis).collect();
-    let today = Today::of(&records, at(-3600), starts);
-    assert_eq!(
-        (today.runs, today.handed_on, today.done, today.failed),
-        (2, 1, 1, 0)
-    );
-    assert_eq!(today.cost, Some(1.22));
+fn percentiles_are_of_the_nearest_rank() {
     let expected = Percentiles {
         p50: Millis(50),
         p99: Millis(99),
     };
-    assert_eq!(today.start, Some(expected));
+    let starts = (1..=100).rev().map(Millis).collect();
+    assert_eq!(Percentiles::of(starts), Some(expected));
+    assert_eq!(
+        Percentiles::of(vec![Millis(7)]).map(|p| p.p99),
+        Some(Millis(7))
+    );
     assert_eq!(Percentiles::of(Vec::new()), None);
 }

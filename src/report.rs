@@ -123,8 +123,9 @@ impl From<daemon::Error> for Failure {
         match error {
             daemon::Error::Config(error) => error.into(),
             daemon::Error::Look(error) => error.into(),
-            daemon::Error::AlreadyRunning { .. } => Self::new(Exit::NotRunning, error)
-                .hint("`calypso-watch status` shows its runs; `calypso-watch quit` ends it".to_owned()),
+            daemon::Error::AlreadyRunning { .. } => Self::new(Exit::NotRunning, error).hint(
+                "`calypso-watch status` shows its runs; `calypso-watch quit` ends it".to_owned(),
+            ),
             daemon::Error::Watch(error) => {
                 let hint = error.hint();
                 Self::new(Exit::Failed, error).hint(hint)
@@ -133,9 +134,8 @@ impl From<daemon::Error> for Failure {
                 let hint = format!("it said: {why}");
                 Self::new(Exit::TinytaskUnreachable, error).hint(hint)
             }
-            daemon::Error::Write { .. } => {
-                Self::new(Exit::Failed, error).hint("is the disk full, or the folder another user's?".to_owned())
-            }
+            daemon::Error::Write { .. } => Self::new(Exit::Failed, error)
+                .hint("is the disk full, or the folder another user's?".to_owned()),
             daemon::Error::Signals(_) => Self::new(Exit::Failed, error),
         }
     }

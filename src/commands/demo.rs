@@ -22,15 +22,22 @@ use crate::view::{Hop, timeline};
 
 /// The scripted agents, by queue.
 const AGENTS: [(&str, &str); 5] = [
-    ("dispatcher", include_str!("../../fixtures/agents/dispatcher.sh")),
-    ("architect", include_str!("../../fixtures/agents/architect.sh")),
+    (
+        "dispatcher",
+        include_str!("../../fixtures/agents/dispatcher.sh"),
+    ),
+    (
+        "architect",
+        include_str!("../../fixtures/agents/architect.sh"),
+    ),
     ("product", include_str!("../../fixtures/agents/product.sh")),
     ("devops", include_str!("../../fixtures/agents/devops.sh")),
     ("coder", include_str!("../../fixtures/agents/coder.sh")),
 ];
 
 /// The first request; more get a number.
-const REQUEST: &str = "# Add OAuth login\n\nPeople want to sign in with the account they already have.\n";
+const REQUEST: &str =
+    "# Add OAuth login\n\nPeople want to sign in with the account they already have.\n";
 /// How often the screen is brought up to date.
 const TICK: Duration = Duration::from_millis(20);
 /// Scripted agents take a second or two a request.
@@ -42,7 +49,11 @@ const GOOSE_LIMIT: Millis = Millis::secs(3600);
 pub fn call(demo: &Demo) -> Result<Exit, Failure> {
     let requests = demo.requests.max(1);
     let base = temporary_base()?;
-    let mut stage = Stage { layout: Layout::new(&base), daemon: None, keep: demo.keep };
+    let mut stage = Stage {
+        layout: Layout::new(&base),
+        daemon: None,
+        keep: demo.keep,
+    };
     let shown = show(demo, requests, &mut stage);
     stage.clean_up();
     shown
@@ -61,8 +72,14 @@ impl Stage {
         let Ok(exe) = own_program() else { return };
         let ours = |arguments: &[&str]| {
             let mut command = Command::new(exe.as_str());
-            command.args(["--base-path", self.layout.base().as_str()]).args(arguments);
-            command.stdout(Stdio::null()).stderr(Stdio::null()).status().ok();
+            command
+                .args(["--base-path", self.layout.base().as_str()])
+                .args(arguments);
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .ok();
         };
         if runs::list_live(&self.layout).is_ok_and(|(live, _)| !live.is_empty()) {
             ours(&["stop", "--all"]);
@@ -113,18 +130,37 @@ fn show(demo: &Demo, requests: u32, stage: &mut Stage) -> Result<Exit, Failure> 
     if !demo.goose {
         write_agents(&layout)?;
     }
-    let agents = if demo.goose { "the starter recipes, on your own goose and model" } else { "five scripted ones; with --goose your own model does the work" };
-    let base = if demo.keep { layout.base().to_string() } else { "a temporary folder (use --keep to look around later)".to_owned() };
-    say(&format!("base path  {base}\ntinytask   built in, {address}\nagents     {agents}\n\n"))?;
+    let agents = if demo.goose {
+        "the starter recipes, on your own goose and model"
+    } else {
+        "five scripted ones; with --goose your own model does the work"
+    };
+    let base = if demo.keep {
+        layout.base().to_string()
+    } else {
+        "a temporary folder (use --keep to look around later)".to_owned()
+    };
+    say(&format!(
+        "base path  {base}\ntinytask   built in, {address}\nagents     {agents}\n\n"
+    ))?;
 
     stage.daemon = Some(start_daemon(&layout)?);
     let runtime = runtime()?;
-    runtime.block_on(async {
-        wait_until(LIMIT, || crate::daemon::running(&layout).is_ok() && layout.daemon().exists()).await
-    }).then_some(()).ok_or_else(|| {
-        let said = std::fs::read_to_string(daemon_log(&layout)).unwrap_or_default();
-        Failure::new(Exit::Failed, format!("the daemon did not start: {}", said.trim()))
-    })?;
+    runtime
+        .block_on(async {
+            wait_until(LIMIT, || {
+                crate::daemon::running(&layout).is_ok() && layout.daemon().exists()
+            })
+            .await
+        })
+        .then_some(())
+        .ok_or_else(|| {
+            let said = std::fs::read_to_string(daemon_log(&layout)).unwrap_or_default();
+            Failure::new(
+                Exit::Failed,
+                format!("the daemon did not start: {}", said.trim()),
+            )
+        })?;
 
     let dropped = drop_requests(&layout, requests)?;
     let limit = if demo.goose { GOOSE_LIMIT } else { LIMIT };
@@ -138,11 +174,27 @@ fn show(demo: &Demo, requests: u32, stage: &mut Stage) -> Result<Exit, Failure> 
         }
     });
     let verdicts = runs::recent(&layout, 10_000)?;
-    let finished = complete.then(|| verdicts.iter().filter_map(|v| v.ended.as_ref()).map(|m| m.wall).max()).flatten();
-    say(&format!("\n{}\n", timeline(&hops(&verdicts, dropped), dropped, finished)))?;
+    let finished = complete
+        .then(|| {
+            verdicts
+                .iter()
+                .filter_map(|v| v.ended.as_ref())
+                .map(|m| m.wall)
+                .max()
+        })
+        .flatten();
+    say(&format!(
+        "\n{}\n",
+        timeline(&hops(&verdicts, dropped), dropped, finished)
+    ))?;
     if !complete {
-        let failure = Failure::new(Exit::Failed, format!("not every request was complete within {} s", limit.0 / 1000));
-        return Err(failure.hint("run it again with `--keep`, then `calypso-watch --base-path … status`".to_owned()));
+        let failure = Failure::new(
+            Exit::Failed,
+            format!("not every request was complete within {} s", limit.0 / 1000),
+        );
+        return Err(failure.hint(
+            "run it again with `--keep`, then `calypso-watch --base-path … status`".to_owned(),
+        ));
     }
     say(&files_text(&layout, stage.keep))
 }
@@ -152,7 +204,8 @@ fn write_agents(layout: &Layout) -> Result<(), Failure> {
     std::fs::create_dir(&folder).map_err(cannot(format!("make `{folder}`")))?;
     for (queue, script) in AGENTS {
         let path = folder.join(format!("{queue}.sh"));
-        files::replace(&path, script.as_bytes(), 0o755, Durability::Crash).map_err(cannot(format!("write `{path}`")))?;
+        files::replace(&path, script.as_bytes(), 0o755, Durability::Crash)
+            .map_err(cannot(format!("write `{path}`")))?;
     }
     Ok(())
 }
@@ -166,7 +219,13 @@ fn start_daemon(layout: &Layout) -> Result<Child, Failure> {
     let log = std::fs::File::create(&log_path).map_err(cannot(format!("write `{log_path}`")))?;
     let program = std::env::current_exe().map_err(cannot("find this program"))?;
     Command::new(own_program()?.as_str())
-        .args(["--base-path", layout.base().as_str(), "run", "--log", "info"])
+        .args([
+            "--base-path",
+            layout.base().as_str(),
+            "run",
+            "--log",
+            "info",
+        ])
         // The agents' word for this program.
         .env("CALYPSO_WATCH", program)
         .stdin(Stdio::null())
@@ -181,15 +240,23 @@ fn drop_requests(layout: &Layout, requests: u32) -> Result<Timestamp, Failure> {
     for n in 1..=requests {
         let (name, text) = match n {
             1 => ("request.md".to_owned(), REQUEST.to_owned()),
-            n => (format!("request-{n}.md"), format!("# Request number {n}\n\nThe same again.\n")),
+            n => (
+                format!("request-{n}.md"),
+                format!("# Request number {n}\n\nThe same again.\n"),
+            ),
         };
         let hidden = layout.inbound().join(format!(".{name}"));
-        files::replace(&hidden, text.as_bytes(), 0o644, Durability::Crash).map_err(cannot(format!("write `{hidden}`")))?;
+        files::replace(&hidden, text.as_bytes(), 0o644, Durability::Crash)
+            .map_err(cannot(format!("write `{hidden}`")))?;
         let path = layout.inbound().join(&name);
         first.get_or_insert_with(clock::wall);
         std::fs::rename(&hidden, &path).map_err(cannot(format!("write `{path}`")))?;
     }
-    let what = if requests == 1 { "\"Add OAuth login\"".to_owned() } else { format!("{requests} requests") };
+    let what = if requests == 1 {
+        "\"Add OAuth login\"".to_owned()
+    } else {
+        format!("{requests} requests")
+    };
     say(&format!("drop       {what} into inbound/\n"))?;
     Ok(first.unwrap_or_default())
 }
@@ -200,7 +267,9 @@ async fn wait_until(limit: Millis, mut is_so: impl FnMut() -> bool) -> bool {
             tokio::time::sleep(TICK).await;
         }
     };
-    tokio::time::timeout(Duration::from_millis(limit.0), waiting).await.is_ok()
+    tokio::time::timeout(Duration::from_millis(limit.0), waiting)
+        .await
+        .is_ok()
 }
 
 /// What has been said on the screen.
@@ -212,7 +281,10 @@ struct Progress {
 impl Progress {
     /// Says what is new; are all requests complete?
     fn is_complete(&mut self, layout: &Layout, requests: u32) -> bool {
-        for run in runs::list_live(layout).map(|(live, _)| live).unwrap_or_default() {
+        for run in runs::list_live(layout)
+            .map(|(live, _)| live)
+            .unwrap_or_default()
+        {
             let name = run.live_name();
             if self.said.contains(&name) {
                 continue;
@@ -237,14 +309,27 @@ impl Progress {
 
 /// Each run, with how long after its cause it started: the drop, or the end of the run that handed the task on.
 fn hops(verdicts: &[VerdictRecord], dropped: Timestamp) -> Vec<Hop> {
-    let ended_before = |at: Timestamp| verdicts.iter().filter_map(|v| v.ended.as_ref()).map(|m| m.wall).filter(|end| *end <= at).max();
+    let ended_before = |at: Timestamp| {
+        verdicts
+            .iter()
+            .filter_map(|v| v.ended.as_ref())
+            .map(|m| m.wall)
+            .filter(|end| *end <= at)
+            .max()
+    };
     let mut hops: Vec<Hop> = verdicts
         .iter()
         .filter_map(|verdict| {
             let (started, ended) = (verdict.started.as_ref()?.wall, verdict.ended.as_ref()?.wall);
             let cause = ended_before(started).unwrap_or(dropped).max(dropped);
             let task = verdict.run.subject.task();
-            Some(Hop { queue: verdict.queue.clone(), task, started, ended, latency: started.since(cause) })
+            Some(Hop {
+                queue: verdict.queue.clone(),
+                task,
+                started,
+                ended,
+                latency: started.since(cause),
+            })
         })
         .collect();
     hops.sort_by_key(|hop| hop.started);
@@ -253,8 +338,13 @@ fn hops(verdicts: &[VerdictRecord], dropped: Timestamp) -> Vec<Hop> {
 
 fn files_text(layout: &Layout, keep: bool) -> String {
     let list = |dir: &Utf8Path| {
-        let entries = std::fs::read_dir(dir).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
-        let mut names: Vec<_> = entries.unwrap_or_default().iter().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let entries = std::fs::read_dir(dir)
+            .map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
+        let mut names: Vec<_> = entries
+            .unwrap_or_default()
+            .iter()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         names.retain(|name| !name.starts_with('.'));
         names.sort();
         names.join("  ")
@@ -262,16 +352,25 @@ fn files_text(layout: &Layout, keep: bool) -> String {
     let mut text = "what happened is all in files:\n".to_owned();
     let task: Option<TaskId> = "1".parse().ok();
     if let Some(task) = task {
-        text.push_str(&format!("  workqueue/task_{task}/    {}\n", list(&layout.task_folder(task))));
+        text.push_str(&format!(
+            "  workqueue/task_{task}/    {}\n",
+            list(&layout.task_folder(task))
+        ));
         let runs = runs::list_runs(layout, RunSubject::Task(task)).unwrap_or_default();
         if let Some(run) = runs.first() {
             let dir = layout.run(run).dir;
             let shown = dir.strip_prefix(layout.base()).unwrap_or(&dir);
-            text.push_str(&format!("  {shown}/\n                        {}\n", list(&dir)));
+            text.push_str(&format!(
+                "  {shown}/\n                        {}\n",
+                list(&dir)
+            ));
         }
     }
     if keep {
-        text.push_str(&format!("\nlook around: calypso-watch --base-path {} status\n", layout.base()));
+        text.push_str(&format!(
+            "\nlook around: calypso-watch --base-path {} status\n",
+            layout.base()
+        ));
     }
     text.push_str("next: calypso-watch init ~/my-team\n");
     text

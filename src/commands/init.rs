@@ -17,9 +17,18 @@ pub(super) const RECIPE_URL: &str = "http://127.0.0.1:3000/mcp";
 
 /// The starter team, in the order in which a task crosses it.
 pub(super) const RECIPES: [(&str, &str); 5] = [
-    ("dispatcher", include_str!("../../fixtures/recipes/dispatcher.yaml")),
-    ("architect", include_str!("../../fixtures/recipes/architect.yaml")),
-    ("product", include_str!("../../fixtures/recipes/product.yaml")),
+    (
+        "dispatcher",
+        include_str!("../../fixtures/recipes/dispatcher.yaml"),
+    ),
+    (
+        "architect",
+        include_str!("../../fixtures/recipes/architect.yaml"),
+    ),
+    (
+        "product",
+        include_str!("../../fixtures/recipes/product.yaml"),
+    ),
     ("devops", include_str!("../../fixtures/recipes/devops.yaml")),
     ("coder", include_str!("../../fixtures/recipes/coder.yaml")),
 ];
@@ -50,10 +59,26 @@ pub fn call(base: Option<&Utf8Path>, init: &Init) -> Result<Exit, Failure> {
         Some(dir) => dir.to_owned(),
         None => Utf8PathBuf::from("."),
     };
-    let dir = camino::absolute_utf8(&dir).map_err(|source| Failure::new(Exit::Failed, Cannot { what: format!("make `{dir}`"), source }))?;
-    if Layout::new(&dir).config().exists() && (init.builtin || init.tinytask_url.is_some() || init.provider.is_some()) {
-        let failure = Failure::new(Exit::Usage, format!("`{}` is there already", Layout::new(&dir).config()));
-        return Err(failure.hint("edit it; `init` overwrites nothing, and without these flags adds only what is missing".to_owned()));
+    let dir = camino::absolute_utf8(&dir).map_err(|source| {
+        Failure::new(
+            Exit::Failed,
+            Cannot {
+                what: format!("make `{dir}`"),
+                source,
+            },
+        )
+    })?;
+    if Layout::new(&dir).config().exists()
+        && (init.builtin || init.tinytask_url.is_some() || init.provider.is_some())
+    {
+        let failure = Failure::new(
+            Exit::Usage,
+            format!("`{}` is there already", Layout::new(&dir).config()),
+        );
+        return Err(failure.hint(
+            "edit it; `init` overwrites nothing, and without these flags adds only what is missing"
+                .to_owned(),
+        ));
     }
     let server = server(init)?;
     let plan = Plan {
@@ -67,12 +92,19 @@ pub fn call(base: Option<&Utf8Path>, init: &Init) -> Result<Exit, Failure> {
     let tinytask = match &plan.server {
         Server::Builtin(address) => format!("built in, at http://{address}/mcp; `run` starts it"),
         Server::Url(url) => url.clone(),
-        Server::Recipes => format!("the one your recipes name (the starter recipes: {RECIPE_URL}); the built-in one: `init --builtin`"),
+        Server::Recipes => format!(
+            "the one your recipes name (the starter recipes: {RECIPE_URL}); the built-in one: `init --builtin`"
+        ),
     };
-    let recipes = made.iter().filter(|path| path.starts_with("recipes/")).count();
+    let recipes = made
+        .iter()
+        .filter(|path| path.starts_with("recipes/"))
+        .count();
     let mut text = format!("base path  {dir}\ntinytask   {tinytask}\n");
     if recipes > 0 {
-        text.push_str(&format!("recipes    {recipes} starter recipes in recipes/: read them, they are yours now\n"));
+        text.push_str(&format!(
+            "recipes    {recipes} starter recipes in recipes/: read them, they are yours now\n"
+        ));
     }
     text.push_str(&format!(
         "\nnext: calypso-watch --base-path {dir} run\n      calypso-watch --base-path {dir} submit request.md\n"
@@ -85,7 +117,10 @@ fn server(init: &Init) -> Result<Server, Failure> {
         return Ok(Server::Url(url.clone()));
     }
     if init.builtin {
-        return init.listen.map_or_else(free_address, Ok).map(Server::Builtin);
+        return init
+            .listen
+            .map_or_else(free_address, Ok)
+            .map(Server::Builtin);
     }
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(Server::Recipes);
@@ -98,9 +133,19 @@ fn server(init: &Init) -> Result<Server, Failure> {
 
 /// Asks a person, who may also press Ctrl-D.
 fn ask(question: &str) -> Result<String, Failure> {
-    let failed = |source| Failure::new(Exit::Failed, Cannot { what: "ask".into(), source });
+    let failed = |source| {
+        Failure::new(
+            Exit::Failed,
+            Cannot {
+                what: "ask".into(),
+                source,
+            },
+        )
+    };
     let mut talk = io::stderr().lock();
-    talk.write_all(question.as_bytes()).and_then(|()| talk.flush()).map_err(failed)?;
+    talk.write_all(question.as_bytes())
+        .and_then(|()| talk.flush())
+        .map_err(failed)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim().to_owned())
@@ -108,8 +153,17 @@ fn ask(question: &str) -> Result<String, Failure> {
 
 /// A port nobody listens on now. Recipes name it, so it is chosen once and kept.
 pub(super) fn free_address() -> Result<SocketAddr, Failure> {
-    let found = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    found.map_err(|source| Failure::new(Exit::Failed, Cannot { what: "find a free port".into(), source }))
+    let found =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    found.map_err(|source| {
+        Failure::new(
+            Exit::Failed,
+            Cannot {
+                what: "find a free port".into(),
+                source,
+            },
+        )
+    })
 }
 
 /// Makes what is missing; returns what was made, relative to `dir`.
@@ -120,10 +174,20 @@ pub(super) fn make(dir: &Utf8Path, plan: &Plan) -> Result<Vec<String>, Failure> 
         move |source| Failure::new(Exit::Failed, Cannot { what, source })
     };
     let mut made = Vec::new();
-    let folders =
-        [layout.base().to_owned(), layout.inbound(), layout.workqueue(), layout.running_tasks(), layout.recipes(), layout.state()];
+    let folders = [
+        layout.base().to_owned(),
+        layout.inbound(),
+        layout.workqueue(),
+        layout.running_tasks(),
+        layout.recipes(),
+        layout.state(),
+    ];
     for folder in folders {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder).map_err(failed(&folder))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&folder)
+            .map_err(failed(&folder))?;
     }
     let mut files = vec![(layout.config(), settings(plan))];
     if plan.recipes {
@@ -132,13 +196,19 @@ pub(super) fn make(dir: &Utf8Path, plan: &Plan) -> Result<Vec<String>, Failure> 
             Server::Url(url) => url.clone(),
             Server::Recipes => RECIPE_URL.to_owned(),
         };
-        files.extend(RECIPES.map(|(queue, text)| (layout.recipes().join(format!("{queue}.yaml")), text.replace(RECIPE_URL, &url))));
+        files.extend(RECIPES.map(|(queue, text)| {
+            (
+                layout.recipes().join(format!("{queue}.yaml")),
+                text.replace(RECIPE_URL, &url),
+            )
+        }));
     }
     for (path, text) in files {
         if path.exists() {
             continue;
         }
-        files::replace(&path, text.as_bytes(), 0o644, Durability::PowerCut).map_err(failed(&path))?;
+        files::replace(&path, text.as_bytes(), 0o644, Durability::PowerCut)
+            .map_err(failed(&path))?;
         made.push(path.strip_prefix(dir).unwrap_or(&path).to_string());
     }
     Ok(made)

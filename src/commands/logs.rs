@@ -27,17 +27,30 @@ pub fn call(base: Option<&Utf8Path>, logs: &Logs) -> Result<Exit, Failure> {
     };
     let Some(run) = found else {
         let failure = match logs.run {
-            Some(number) => Failure::new(Exit::Failed, format!("{} has no run {number}", label(subject))),
+            Some(number) => Failure::new(
+                Exit::Failed,
+                format!("{} has no run {number}", label(subject)),
+            ),
             None => Failure::new(Exit::Failed, format!("{} has no run yet", label(subject))),
         };
         let known: Vec<_> = all.iter().map(|run| run.id.number.to_string()).collect();
-        let hint = if known.is_empty() { format!("`calypso-watch why {subject}` tells what it waits for") } else { format!("its runs: {}", known.join(", ")) };
+        let hint = if known.is_empty() {
+            format!("`calypso-watch why {subject}` tells what it waits for")
+        } else {
+            format!("its runs: {}", known.join(", "))
+        };
         return Err(failure.hint(hint));
     };
     match print(&layout, run, logs) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let what = format!("read `{}`", layout.run(run).output());
-            Err(Failure::new(Exit::Failed, Cannot { what, source: error }))
+            Err(Failure::new(
+                Exit::Failed,
+                Cannot {
+                    what,
+                    source: error,
+                },
+            ))
         }
         _ => Ok(Exit::Done),
     }
@@ -50,7 +63,11 @@ fn print(layout: &Layout, run: &RunDir, logs: &Logs) -> io::Result<()> {
     // A run that was just decided on may have no output yet.
     let file = loop {
         match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && logs.follow && is_live(layout, run) => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && logs.follow
+                    && is_live(layout, run) =>
+            {
                 runtime.block_on(tokio::time::sleep(FOLLOW));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -95,5 +112,6 @@ fn show(out: &mut impl Write, renderer: &mut Renderer, line: &[u8], raw: bool) -
 }
 
 fn is_live(layout: &Layout, run: &RunDir) -> bool {
-    layout.live_entry(run).exists() && runs::read_verdict(layout, run).is_ok_and(|verdict| verdict.is_none())
+    layout.live_entry(run).exists()
+        && runs::read_verdict(layout, run).is_ok_and(|verdict| verdict.is_none())
 }

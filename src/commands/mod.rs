@@ -46,7 +46,12 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         Command::Demo(demo) => demo::call(&demo),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "calypso-watch", &mut script);
+            clap_complete::generate(
+                shell,
+                &mut <Cli as clap::CommandFactory>::command(),
+                "calypso-watch",
+                &mut script,
+            );
             say(&String::from_utf8_lossy(&script))
         }
     }
@@ -58,7 +63,9 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
 fn say(text: &str) -> Result<Exit, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failed, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, error))
+        }
         _ => Ok(Exit::Done),
     }
 }
@@ -106,7 +113,10 @@ fn flags(settings: &Settings) -> Vec<(&'static str, String)> {
         ("model", model),
         ("tinytask_url", tinytask_url),
     ];
-    typed.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    typed
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.clone()?)))
+        .collect()
 }
 
 /// One thread is enough: everything waits for files, processes and one server.
@@ -119,18 +129,39 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Reads `42`, `#42` or `inbound`.
 fn subject(text: &str) -> Result<RunSubject, Failure> {
-    text.parse().map_err(|error| Failure::new(Exit::Usage, Box::<dyn std::error::Error>::from(crate::core::model::Invalid::clone(&error))))
+    text.parse().map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            Box::<dyn std::error::Error>::from(crate::core::model::Invalid::clone(&error)),
+        )
+    })
 }
 
 // ── the one-liners ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn leave(layout: &Layout, control: &Control) -> Result<(), Failure> {
-    let cannot = |error| Failure::new(Exit::Failed, Cannot { what: format!("write `{}`", layout.control()), source: error });
+    let cannot = |error| {
+        Failure::new(
+            Exit::Failed,
+            Cannot {
+                what: format!("write `{}`", layout.control()),
+                source: error,
+            },
+        )
+    };
     control::create(layout, control).map(drop).map_err(cannot)
 }
 
 fn take_back(layout: &Layout, control: &Control) -> Result<bool, Failure> {
-    let cannot = |error| Failure::new(Exit::Failed, Cannot { what: format!("write in `{}`", layout.control()), source: error });
+    let cannot = |error| {
+        Failure::new(
+            Exit::Failed,
+            Cannot {
+                what: format!("write in `{}`", layout.control()),
+                source: error,
+            },
+        )
+    };
     control::remove(layout, control).map_err(cannot)
 }
 
@@ -144,17 +175,31 @@ struct Cannot {
 
 /// A sentence that says whether anybody will act on a wish now.
 fn when(layout: &Layout) -> &'static str {
-    if crate::daemon::running(layout).is_ok() { "" } else { "; no daemon is running, so it counts from the next `calypso-watch run`" }
+    if crate::daemon::running(layout).is_ok() {
+        ""
+    } else {
+        "; no daemon is running, so it counts from the next `calypso-watch run`"
+    }
 }
 
-fn wish(base: Option<&Utf8Path>, task: &OneTask, control: impl Fn(RunSubject) -> Control) -> Result<Exit, Failure> {
+fn wish(
+    base: Option<&Utf8Path>,
+    task: &OneTask,
+    control: impl Fn(RunSubject) -> Control,
+) -> Result<Exit, Failure> {
     let layout = layout(base)?;
     let subject = subject(&task.task)?;
     let control = control(subject);
     leave(&layout, &control)?;
     let text = match control {
-        Control::Hold(_) => format!("{} is held; `calypso-watch retry {subject}` lifts it", label(subject)),
-        _ => format!("{} is released from what was held against it", label(subject)),
+        Control::Hold(_) => format!(
+            "{} is held; `calypso-watch retry {subject}` lifts it",
+            label(subject)
+        ),
+        _ => format!(
+            "{} is released from what was held against it",
+            label(subject)
+        ),
     };
     say(&format!("{text}{}\n", when(&layout)))
 }
@@ -172,13 +217,20 @@ fn retry(base: Option<&Utf8Path>, task: &OneTask) -> Result<Exit, Failure> {
     let subject = subject(&task.task)?;
     leave(&layout, &Control::Retry(subject))?;
     take_back(&layout, &Control::Hold(subject))?;
-    say(&format!("{} gets a fresh start{}\n", label(subject), when(&layout)))
+    say(&format!(
+        "{} gets a fresh start{}\n",
+        label(subject),
+        when(&layout)
+    ))
 }
 
 fn pause_control(queue: &PauseArgs) -> Result<Control, Failure> {
-    let Some(queue) = &queue.queue else { return Ok(Control::PauseAll) };
+    let Some(queue) = &queue.queue else {
+        return Ok(Control::PauseAll);
+    };
     let name: Result<QueueName, _> = queue.parse();
-    name.map(Control::Pause).map_err(|error| Failure::new(Exit::Usage, error))
+    name.map(Control::Pause)
+        .map_err(|error| Failure::new(Exit::Usage, error))
 }
 
 fn pause(base: Option<&Utf8Path>, queue: &PauseArgs) -> Result<Exit, Failure> {
@@ -188,14 +240,23 @@ fn pause(base: Option<&Utf8Path>, queue: &PauseArgs) -> Result<Exit, Failure> {
         Some(queue) => (format!("queue {queue}"), format!("resume {queue}")),
         None => ("everything".into(), "resume".into()),
     };
-    say(&format!("{what} is paused: nothing more is started there, what runs goes on; `calypso-watch {resume}` lifts it\n"))
+    say(&format!(
+        "{what} is paused: nothing more is started there, what runs goes on; `calypso-watch {resume}` lifts it\n"
+    ))
 }
 
 fn resume(base: Option<&Utf8Path>, queue: &PauseArgs) -> Result<Exit, Failure> {
     let layout = layout(base)?;
     let was_paused = take_back(&layout, &pause_control(queue)?)?;
-    let what = queue.queue.as_ref().map_or_else(|| "everything".to_owned(), |queue| format!("queue {queue}"));
-    say(&if was_paused { format!("{what} goes on{}\n", when(&layout)) } else { format!("{what} was not paused\n") })
+    let what = queue
+        .queue
+        .as_ref()
+        .map_or_else(|| "everything".to_owned(), |queue| format!("queue {queue}"));
+    say(&if was_paused {
+        format!("{what} goes on{}\n", when(&layout))
+    } else {
+        format!("{what} was not paused\n")
+    })
 }
 
 fn on_task(base: Option<&Utf8Path>, command: TaskCommand) -> Result<Exit, Failure> {
@@ -211,13 +272,24 @@ fn on_task(base: Option<&Utf8Path>, command: TaskCommand) -> Result<Exit, Failur
 }
 
 /// The tinytask a person means: the one typed, else the base path's.
-fn client(base: Option<&Utf8Path>, server: &Server) -> Result<crate::edge::tinytask::Tinytask, Failure> {
-    let settings = Settings { tinytask_url: server.tinytask_url.clone(), ..Settings::default() };
+fn client(
+    base: Option<&Utf8Path>,
+    server: &Server,
+) -> Result<crate::edge::tinytask::Tinytask, Failure> {
+    let settings = Settings {
+        tinytask_url: server.tinytask_url.clone(),
+        ..Settings::default()
+    };
     if let (Some(url), Err(_)) = (&server.tinytask_url, config::find_base(base)) {
         let endpoint = crate::edge::tinytask::Endpoint::Http { url: url.clone() };
-        return Ok(crate::edge::tinytask::Tinytask::new(endpoint, std::time::Duration::from_secs(10)));
+        return Ok(crate::edge::tinytask::Tinytask::new(
+            endpoint,
+            std::time::Duration::from_secs(10),
+        ));
     }
     let looker = Looker::new(load(base, &settings)?);
     let why = looker.server.why_none();
-    looker.tinytask.ok_or_else(|| Failure::new(Exit::TinytaskUnreachable, why))
+    looker
+        .tinytask
+        .ok_or_else(|| Failure::new(Exit::TinytaskUnreachable, why))
 }

@@ -17,10 +17,16 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
     let config = load(base, &run.settings)?;
     log_to_stderr(&run.log)?;
     let layout = Layout::new(config.base.clone());
-    for warning in config::check_permissions(&layout)?.iter().chain(&config.warnings) {
+    for warning in config::check_permissions(&layout)?
+        .iter()
+        .chain(&config.warnings)
+    {
         tracing::warn!("{warning}");
     }
-    let options = Options { flags: flags(&run.settings), exe: own_program()? };
+    let options = Options {
+        flags: flags(&run.settings),
+        exe: own_program()?,
+    };
     let runtime = runtime()?;
     // Futures of ours that end runs live on this thread, beside the loop.
     tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -28,16 +34,21 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
         if run.once {
             let (seen, _) = daemon.once().await?;
             return match seen.tinytask {
-                Tinytask::Unreachable { error, .. } => {
-                    Err(Failure::new(Exit::TinytaskUnreachable, format!("cannot reach tinytask: {error}")))
-                }
+                Tinytask::Unreachable { error, .. } => Err(Failure::new(
+                    Exit::TinytaskUnreachable,
+                    format!("cannot reach tinytask: {error}"),
+                )),
                 _ => Ok(Exit::Done),
             };
         }
         let Leaving { going_on } = daemon.run().await?;
         let going_on: Vec<_> = going_on
             .into_iter()
-            .map(|(run, _, queue, pid)| view::GoingOn { subject: run.subject, queue, pid })
+            .map(|(run, _, queue, pid)| view::GoingOn {
+                subject: run.subject,
+                queue,
+                pid,
+            })
             .collect();
         say(&view::leaving(&going_on))
     })
@@ -57,6 +68,11 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
     }
     let filter = EnvFilter::new(format!("warn,rmcp=off,calypso_watch={level}"));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
-    log.try_init().map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .with_target(false);
+    log.try_init()
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }

@@ -29,16 +29,28 @@ struct Found {
 }
 
 /// One look at everything.
-async fn find(base: Option<&Utf8Path>, settings: &Settings, asked: Option<TaskId>) -> Result<Found, Failure> {
+async fn find(
+    base: Option<&Utf8Path>,
+    settings: &Settings,
+    asked: Option<TaskId>,
+) -> Result<Found, Failure> {
     let config = load(base, settings)?;
     let mut looker = Looker::new(config);
     let now = clock::now();
     let mut seen = looker.look(Scope::Everything, &now).await?;
     looker.vitals(&mut seen, &now);
-    let mut generation = if looker.server.is_builtin { "built in".to_owned() } else { String::new() };
+    let mut generation = if looker.server.is_builtin {
+        "built in".to_owned()
+    } else {
+        String::new()
+    };
     if let (Some(tinytask), Tinytask::Fresh { .. }) = (&looker.tinytask, &seen.tinytask) {
         if generation.is_empty() {
-            generation = tinytask.connect().await.map(|dialect| dialect.to_string()).unwrap_or_default();
+            generation = tinytask
+                .connect()
+                .await
+                .map(|dialect| dialect.to_string())
+                .unwrap_or_default();
         }
         if let Some(id) = asked.filter(|id| !seen.details.contains_key(id))
             && let Ok(detail) = tinytask.detail(id).await
@@ -53,10 +65,23 @@ async fn find(base: Option<&Utf8Path>, settings: &Settings, asked: Option<TaskId
     let mut warnings = config::check_permissions(&looker.layout)?;
     warnings.extend(looker.config.warnings.clone());
     let daemon = match running(&looker.layout) {
-        Ok(record) => Daemon::Alive { pid: record.process.pid, since: record.since, watch: "inotify".into(), note: None },
+        Ok(record) => Daemon::Alive {
+            pid: record.process.pid,
+            since: record.since,
+            watch: "inotify".into(),
+            note: None,
+        },
         Err(last_look) => Daemon::Dead { last_look },
     };
-    Ok(Found { looker, seen, decision, now, daemon, generation, warnings })
+    Ok(Found {
+        looker,
+        seen,
+        decision,
+        now,
+        daemon,
+        generation,
+        warnings,
+    })
 }
 
 impl Found {
@@ -72,7 +97,13 @@ impl Found {
     fn server(&self) -> TinytaskLine {
         TinytaskLine {
             name: self.generation.clone(),
-            endpoint: self.looker.server.endpoint.as_ref().map(ToString::to_string).unwrap_or_default(),
+            endpoint: self
+                .looker
+                .server
+                .endpoint
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             disagreement: self.looker.server.disagreement.clone(),
         }
     }
@@ -80,13 +111,21 @@ impl Found {
     fn today(&self) -> Result<Today, Failure> {
         let midnight = clock::start_of_day(self.now.wall);
         let verdicts = runs::recent(&self.looker.layout, DAY)?;
-        let verdicts: Vec<_> = verdicts.into_iter().filter(|v| v.judged.wall >= midnight).collect();
+        let verdicts: Vec<_> = verdicts
+            .into_iter()
+            .filter(|v| v.judged.wall >= midnight)
+            .collect();
         Ok(Today {
             runs: count(&verdicts, |_| true),
-            handed_on: count(&verdicts, |v| has(v, |verdict| matches!(verdict, Verdict::HandedOff { .. }))),
+            handed_on: count(&verdicts, |v| {
+                has(v, |verdict| matches!(verdict, Verdict::HandedOff { .. }))
+            }),
             done: count(&verdicts, |v| has(v, |verdict| *verdict == Verdict::Done)),
             failed: count(&verdicts, |v| v.failure.is_some()),
-            cost: verdicts.iter().filter_map(|v| v.cost).reduce(|sum, cost| sum + cost),
+            cost: verdicts
+                .iter()
+                .filter_map(|v| v.cost)
+                .reduce(|sum, cost| sum + cost),
             start: view::Percentiles::of(self.latencies()),
         })
     }
@@ -96,7 +135,10 @@ impl Found {
         let layout = &self.looker.layout;
         let last = self.seen.recent.iter().rev().take(100);
         last.filter_map(|verdict| {
-            let dir = crate::core::layout::RunDir { id: verdict.run, queue: verdict.queue.clone() };
+            let dir = crate::core::layout::RunDir {
+                id: verdict.run,
+                queue: verdict.queue.clone(),
+            };
             let event = runs::read_spec(layout, &dir).ok()??.times.event?;
             Some(verdict.started.as_ref()?.wall.since(event.wall))
         })
@@ -115,7 +157,11 @@ fn has(record: &VerdictRecord, is: impl Fn(&Verdict) -> bool) -> bool {
 /// The whole state on one screen.
 pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure> {
     let found = runtime()?.block_on(find(base, &status.settings, None))?;
-    let time: &dyn Fn(Timestamp) -> String = if status.json { &clock::utc } else { &clock::local_time };
+    let time: &dyn Fn(Timestamp) -> String = if status.json {
+        &clock::utc
+    } else {
+        &clock::local_time
+    };
     let input = StatusInput {
         base: found.looker.layout.base().as_str(),
         seen: &found.seen,
@@ -128,26 +174,63 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         warnings: found.warnings.clone(),
         time,
     };
-    if status.json { say(&format!("{:#}\n", view::status_json(&input)))? } else { say(&view::status(&input))? };
+    if status.json {
+        say(&format!("{:#}\n", view::status_json(&input)))?
+    } else {
+        say(&view::status(&input))?
+    };
     Ok(found.exit())
 }
 
 /// What would start now, with each exact command.
 pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
     let found = runtime()?.block_on(find(base, &plan.settings, None))?;
-    let Found { looker, seen, decision, now, .. } = &found;
+    let Found {
+        looker,
+        seen,
+        decision,
+        now,
+        ..
+    } = &found;
     let argv = |launch: &crate::core::Launch| {
-        let recipe = seen.recipes.get(&launch.queue).and_then(|recipe| recipe.as_ref().ok());
+        let recipe = seen
+            .recipes
+            .get(&launch.queue)
+            .and_then(|recipe| recipe.as_ref().ok());
         let capabilities = goose::capabilities_for(&looker.config, &launch.queue)?;
-        goose::command(&looker.config, recipe, launch.subject, &launch.queue, &looker.layout, &capabilities)
+        goose::command(
+            &looker.config,
+            recipe,
+            launch.subject,
+            &launch.queue,
+            &looker.layout,
+            &capabilities,
+        )
     };
     let launches = decision.actions.iter().filter_map(|action| match action {
-        Action::Launch(launch) => Some((launch.clone(), argv(launch).map_err(|error: goose::Error| chain(&error)))),
+        Action::Launch(launch) => Some((
+            launch.clone(),
+            argv(launch).map_err(|error: goose::Error| chain(&error)),
+        )),
         _ => None,
     });
-    let time: &dyn Fn(Timestamp) -> String = if plan.json { &clock::utc } else { &clock::local_time };
-    let input = PlanInput { seen, decision, now, launches: launches.collect(), time };
-    if plan.json { say(&format!("{:#}\n", view::plan_json(&input)))? } else { say(&view::plan(&input))? };
+    let time: &dyn Fn(Timestamp) -> String = if plan.json {
+        &clock::utc
+    } else {
+        &clock::local_time
+    };
+    let input = PlanInput {
+        seen,
+        decision,
+        now,
+        launches: launches.collect(),
+        time,
+    };
+    if plan.json {
+        say(&format!("{:#}\n", view::plan_json(&input)))?
+    } else {
+        say(&view::plan(&input))?
+    };
     Ok(match &seen.tinytask {
         Tinytask::Unreachable { .. } => Exit::TinytaskUnreachable,
         _ => Exit::Done,
@@ -156,14 +239,23 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
 
 /// The story of one task, and what it waits for.
 pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
-    let task: TaskId = why.task.parse().map_err(|error| Failure::new(Exit::Usage, Box::<crate::core::model::Invalid>::new(error)))?;
+    let task: TaskId = why.task.parse().map_err(|error| {
+        Failure::new(Exit::Usage, Box::<crate::core::model::Invalid>::new(error))
+    })?;
     let found = runtime()?.block_on(find(base, &Settings::default(), Some(task)))?;
     let is_unknown = matches!(found.seen.details.get(&task), Some(Detail::NotFound));
     let story = found.story(task)?;
     if is_unknown && story.is_empty() {
-        return Err(Failure::new(Exit::Failed, format!("tinytask has no task {task}, and no run of it is on record")));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("tinytask has no task {task}, and no run of it is on record"),
+        ));
     }
-    let time: &dyn Fn(Timestamp) -> String = if why.json { &clock::utc } else { &clock::local_time };
+    let time: &dyn Fn(Timestamp) -> String = if why.json {
+        &clock::utc
+    } else {
+        &clock::local_time
+    };
     let input = WhyInput {
         task,
         seen: &found.seen,
@@ -174,7 +266,11 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         story,
         time,
     };
-    if why.json { say(&format!("{:#}\n", view::why_json(&input)))? } else { say(&view::why(&input))? };
+    if why.json {
+        say(&format!("{:#}\n", view::why_json(&input)))?
+    } else {
+        say(&view::why(&input))?
+    };
     Ok(match &found.seen.tinytask {
         Tinytask::Unreachable { .. } => Exit::TinytaskUnreachable,
         _ => Exit::Done,
@@ -186,20 +282,36 @@ impl Found {
     fn story(&self, id: TaskId) -> Result<Vec<StoryLine>, Failure> {
         let layout = &self.looker.layout;
         let mut story = Vec::new();
-        let task = self.seen.tasks.get(&id).or_else(|| match self.seen.details.get(&id) {
-            Some(Detail::Found(found)) => Some(&found.task),
-            _ => None,
-        });
+        let task = self
+            .seen
+            .tasks
+            .get(&id)
+            .or_else(|| match self.seen.details.get(&id) {
+                Some(Detail::Found(found)) => Some(&found.task),
+                _ => None,
+            });
         if let Some(task) = task {
-            let by = task.created_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-            story.push(StoryLine { at: task.created_at, text: format!("#{id} created{by}") });
+            let by = task
+                .created_by
+                .as_deref()
+                .map(|by| format!(" by {by}"))
+                .unwrap_or_default();
+            story.push(StoryLine {
+                at: task.created_at,
+                text: format!("#{id} created{by}"),
+            });
             story.extend(self.birth(task.created_at));
         }
         for record in &runs::history(layout, RunSubject::Task(id))?.verdicts {
             story.extend(lines_of(record));
         }
-        let wanted = |event: &StoryEvent| event.task == Some(id) && !matches!(event.event.as_str(), "launch" | "verdict");
-        story.extend(read_story(layout, wanted).iter().map(|event| StoryLine { at: event.at, text: self.words(event, id) }));
+        let wanted = |event: &StoryEvent| {
+            event.task == Some(id) && !matches!(event.event.as_str(), "launch" | "verdict")
+        };
+        story.extend(read_story(layout, wanted).iter().map(|event| StoryLine {
+            at: event.at,
+            text: self.words(event, id),
+        }));
         story.sort_by_key(|line| line.at);
         Ok(story)
     }
@@ -210,18 +322,33 @@ impl Found {
         let during = |record: &&VerdictRecord| {
             let began = record.started.as_ref().map(|m| m.wall.seconds());
             let ended = record.ended.as_ref().map(|m| m.wall.seconds());
-            began.is_some_and(|at| at <= created.seconds()) && ended.is_none_or(|at| at >= created.seconds())
+            began.is_some_and(|at| at <= created.seconds())
+                && ended.is_none_or(|at| at >= created.seconds())
         };
-        let Some(record) = inbound.verdicts.iter().find(during) else { return Vec::new() };
-        let names: Vec<_> = record.files.iter().map(|file| file.file.name.clone()).collect();
-        let dropped = read_story(&self.looker.layout, |event| event.event == "inbound" && names.contains(&event.text));
-        let dropped = dropped.iter().map(|event| StoryLine { at: event.at, text: format!("{} lies in inbound", event.text) });
+        let Some(record) = inbound.verdicts.iter().find(during) else {
+            return Vec::new();
+        };
+        let names: Vec<_> = record
+            .files
+            .iter()
+            .map(|file| file.file.name.clone())
+            .collect();
+        let dropped = read_story(&self.looker.layout, |event| {
+            event.event == "inbound" && names.contains(&event.text)
+        });
+        let dropped = dropped.iter().map(|event| StoryLine {
+            at: event.at,
+            text: format!("{} lies in inbound", event.text),
+        });
         dropped.chain(lines_of(record)).collect()
     }
 
     fn words(&self, event: &StoryEvent, id: TaskId) -> String {
         if let Some(hold) = &event.hold {
-            return format!("held: {}", view::hold_words(&self.seen, &Subject::Task(id), hold, &self.now));
+            return format!(
+                "held: {}",
+                view::hold_words(&self.seen, &Subject::Task(id), hold, &self.now)
+            );
         }
         match (event.event.as_str(), &event.queue) {
             ("seen", Some(queue)) => format!("{} in {queue}", event.text),
@@ -235,15 +362,27 @@ impl Found {
 fn lines_of(record: &VerdictRecord) -> Vec<StoryLine> {
     let start = record.started.as_ref().map(|at| StoryLine {
         at: at.wall,
-        text: format!("{} started (run {}{})", record.queue, record.run, attempt(record)),
+        text: format!(
+            "{} started (run {}{})",
+            record.queue,
+            record.run,
+            attempt(record)
+        ),
     });
     let end = StoryLine {
-        at: record.ended.as_ref().map_or(record.judged.wall, |at| at.wall),
+        at: record
+            .ended
+            .as_ref()
+            .map_or(record.judged.wall, |at| at.wall),
         text: format!("{} over: {}", record.queue, view::verdict_words(record)),
     };
     start.into_iter().chain([end]).collect()
 }
 
 fn attempt(record: &VerdictRecord) -> String {
-    if record.attempt > 1 { format!(", attempt {}", record.attempt) } else { String::new() }
+    if record.attempt > 1 {
+        format!(", attempt {}", record.attempt)
+    } else {
+        String::new()
+    }
 }

@@ -18,7 +18,10 @@ use crate::report::{Exit, Failure};
 pub fn call(base: Option<&Utf8Path>, submit: &Submit) -> Result<Exit, Failure> {
     let layout = layout(base)?;
     if submit.name.is_some() && submit.files.len() > 1 {
-        return Err(Failure::new(Exit::Usage, "`--name` goes with one file only"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "`--name` goes with one file only",
+        ));
     }
     let mut text = String::new();
     for file in &submit.files {
@@ -27,19 +30,38 @@ pub fn call(base: Option<&Utf8Path>, submit: &Submit) -> Result<Exit, Failure> {
             None if file.as_os_str() == "-" => format!("request-{}.md", clock::wall().0).into(),
             None => file.file_name().map(OsStr::to_owned).unwrap_or_default(),
         };
-        if name.is_empty() || name.as_encoded_bytes().contains(&b'/') || name.as_encoded_bytes().starts_with(b".") {
-            let failure = Failure::new(Exit::Usage, format!("`{}` is no name for a request", name.display()));
-            return Err(failure.hint("hidden names are not looked at; give another with `--name`".to_owned()));
+        if name.is_empty()
+            || name.as_encoded_bytes().contains(&b'/')
+            || name.as_encoded_bytes().starts_with(b".")
+        {
+            let failure = Failure::new(
+                Exit::Usage,
+                format!("`{}` is no name for a request", name.display()),
+            );
+            return Err(failure
+                .hint("hidden names are not looked at; give another with `--name`".to_owned()));
         }
         let what = || format!("submit `{}`", file.display());
         drop_in(&layout, file, &name).map_err(|source| {
             let hint = match source.kind() {
-                io::ErrorKind::AlreadyExists => Some(format!("inbound/{} is there already; `--name` gives another", name.display())),
+                io::ErrorKind::AlreadyExists => Some(format!(
+                    "inbound/{} is there already; `--name` gives another",
+                    name.display()
+                )),
                 io::ErrorKind::NotFound if layout.inbound().exists() => None,
-                io::ErrorKind::NotFound => Some("`calypso-watch init` makes the folders".to_owned()),
+                io::ErrorKind::NotFound => {
+                    Some("`calypso-watch init` makes the folders".to_owned())
+                }
                 _ => None,
             };
-            Failure::new(Exit::Failed, Cannot { what: what(), source }).hint(hint)
+            Failure::new(
+                Exit::Failed,
+                Cannot {
+                    what: what(),
+                    source,
+                },
+            )
+            .hint(hint)
         })?;
         text.push_str(&format!("inbound/{}\n", name.display()));
     }
@@ -47,18 +69,32 @@ pub fn call(base: Option<&Utf8Path>, submit: &Submit) -> Result<Exit, Failure> {
 }
 
 fn drop_in(layout: &Layout, from: &Path, name: &OsStr) -> io::Result<()> {
-    let hidden = layout.inbound().as_std_path().join(format!(".submit-{}-{}", std::process::id(), clock::wall().0));
+    let hidden = layout.inbound().as_std_path().join(format!(
+        ".submit-{}-{}",
+        std::process::id(),
+        clock::wall().0
+    ));
     let target = layout.inbound().as_std_path().join(name);
     let dropped = if from != Path::new("-") && std::fs::metadata(from)?.is_dir() {
         copy_tree(from, &hidden).and_then(|()| {
             // rename(2) would replace an empty directory; RENAME_NOREPLACE refuses (renameat2(2)).
             let flags = rustix::fs::RenameFlags::NOREPLACE;
-            Ok(rustix::fs::renameat_with(rustix::fs::CWD, &hidden, rustix::fs::CWD, &target, flags)?)
+            Ok(rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                &hidden,
+                rustix::fs::CWD,
+                &target,
+                flags,
+            )?)
         })
     } else {
         copy(from, &hidden).and_then(|()| std::fs::hard_link(&hidden, &target))
     };
-    if hidden.is_dir() { std::fs::remove_dir_all(&hidden).ok() } else { std::fs::remove_file(&hidden).ok() };
+    if hidden.is_dir() {
+        std::fs::remove_dir_all(&hidden).ok()
+    } else {
+        std::fs::remove_file(&hidden).ok()
+    };
     dropped
 }
 
@@ -83,7 +119,10 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         } else if kind.is_file() {
             copy(&entry.path(), &target)?;
         } else {
-            let what = format!("`{}` is neither a file nor a folder", entry.path().display());
+            let what = format!(
+                "`{}` is neither a file nor a folder",
+                entry.path().display()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
     }

@@ -36,18 +36,41 @@ impl Builtin {
 ///
 /// Interleaving survived: two starters at once. The server itself takes the lock before it listens, so one of the two servers
 /// refuses and exits, and both starters find the other one listening.
-pub async fn start_builtin(config: &Config, layout: &Layout, exe: &Utf8Path) -> Result<Option<Builtin>, Error> {
-    let Some(TinytaskChoice::Builtin { listen }) = &config.tinytask.chosen else { return Ok(None) };
-    let address = listen.map_or_else(|| "127.0.0.1:3000".to_owned(), |address| address.to_string());
-    let mut builtin = Builtin { layout: layout.clone(), child: None };
+pub async fn start_builtin(
+    config: &Config,
+    layout: &Layout,
+    exe: &Utf8Path,
+) -> Result<Option<Builtin>, Error> {
+    let Some(TinytaskChoice::Builtin { listen }) = &config.tinytask.chosen else {
+        return Ok(None);
+    };
+    let address = listen.map_or_else(
+        || "127.0.0.1:3000".to_owned(),
+        |address| address.to_string(),
+    );
+    let mut builtin = Builtin {
+        layout: layout.clone(),
+        child: None,
+    };
     if !builtin.is_gone() {
         return Ok(Some(builtin));
     }
     let failed = |why: String| Error::Builtin { why };
     let log_path = layout.state().join("tinytask.log");
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).map_err(|e| failed(e.to_string()))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(|e| failed(e.to_string()))?;
     let mut child = Command::new(exe.as_str())
-        .args(["--base-path", layout.base().as_str(), "tinytask", "serve", "--listen", &address])
+        .args([
+            "--base-path",
+            layout.base().as_str(),
+            "tinytask",
+            "serve",
+            "--listen",
+            &address,
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -59,8 +82,15 @@ pub async fn start_builtin(config: &Config, layout: &Layout, exe: &Utf8Path) -> 
         while tokio::net::TcpStream::connect(&address).await.is_err() {
             if let Ok(Some(status)) = child.try_wait() {
                 let said = std::fs::read_to_string(&log_path).unwrap_or_default();
-                let last = said.lines().rev().find(|line| line.starts_with("error: ")).unwrap_or("no reason given");
-                return Err(failed(format!("{status}: {}", last.trim_start_matches("error: "))));
+                let last = said
+                    .lines()
+                    .rev()
+                    .find(|line| line.starts_with("error: "))
+                    .unwrap_or("no reason given");
+                return Err(failed(format!(
+                    "{status}: {}",
+                    last.trim_start_matches("error: ")
+                )));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -72,6 +102,8 @@ pub async fn start_builtin(config: &Config, layout: &Layout, exe: &Utf8Path) -> 
             builtin.child = Some(child);
             Ok(Some(builtin))
         }
-        Err(_) => Err(failed(format!("it does not listen at {address}; see `.calypso/tinytask.log`"))),
+        Err(_) => Err(failed(format!(
+            "it does not listen at {address}; see `.calypso/tinytask.log`"
+        ))),
     }
 }

@@ -40,7 +40,15 @@ pub struct StoryEvent {
 
 impl StoryEvent {
     fn new(at: Timestamp, event: &str) -> Self {
-        Self { at, event: event.to_owned(), task: None, run: None, queue: None, text: String::new(), hold: None }
+        Self {
+            at,
+            event: event.to_owned(),
+            task: None,
+            run: None,
+            queue: None,
+            text: String::new(),
+            hold: None,
+        }
     }
 }
 
@@ -56,7 +64,13 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn open(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), holds: BTreeMap::new(), tasks: BTreeMap::new(), tinytask: None, is_failing: false }
+        Self {
+            layout: layout.clone(),
+            holds: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            tinytask: None,
+            is_failing: false,
+        }
     }
 
     fn write(&mut self, event: &StoryEvent) {
@@ -76,24 +90,48 @@ impl Journal {
     }
 
     pub(super) fn started(&mut self, since: &Moment) {
-        self.write(&StoryEvent { text: format!("pid {}", std::process::id()), ..StoryEvent::new(since.wall, "started") });
+        self.write(&StoryEvent {
+            text: format!("pid {}", std::process::id()),
+            ..StoryEvent::new(since.wall, "started")
+        });
     }
 
     pub(super) fn left(&mut self, reason: &str) {
-        self.write(&StoryEvent { text: reason.to_owned(), ..StoryEvent::new(clock::wall(), "left") });
+        self.write(&StoryEvent {
+            text: reason.to_owned(),
+            ..StoryEvent::new(clock::wall(), "left")
+        });
     }
 
     pub(super) fn lost(&mut self, what: &str) {
-        self.write(&StoryEvent { text: what.to_owned(), ..StoryEvent::new(clock::wall(), "lost") });
+        self.write(&StoryEvent {
+            text: what.to_owned(),
+            ..StoryEvent::new(clock::wall(), "lost")
+        });
     }
 
     /// A deed that is no launch and no verdict.
-    pub(super) fn did(&mut self, event: &str, task: Option<TaskId>, run: Option<RunId>, text: String) {
-        self.write(&StoryEvent { task, run, text, ..StoryEvent::new(clock::wall(), event) });
+    pub(super) fn did(
+        &mut self,
+        event: &str,
+        task: Option<TaskId>,
+        run: Option<RunId>,
+        text: String,
+    ) {
+        self.write(&StoryEvent {
+            task,
+            run,
+            text,
+            ..StoryEvent::new(clock::wall(), event)
+        });
     }
 
     pub(super) fn launched(&mut self, spec: &Spec) {
-        let took = spec.times.event.as_ref().map(|event| spec.times.written.wall.since(event.wall).0);
+        let took = spec
+            .times
+            .event
+            .as_ref()
+            .map(|event| spec.times.written.wall.since(event.wall).0);
         let took = took.map_or_else(String::new, |ms| format!(", {ms} ms after the event"));
         info!(run = %spec.run, queue = %spec.queue, attempt = spec.attempt, cause = spec.cause, "run launched");
         self.write(&StoryEvent {
@@ -106,7 +144,10 @@ impl Journal {
     }
 
     pub(super) fn judged(&mut self, verdict: &VerdictRecord) {
-        let reason = verdict.failure.as_ref().map_or("", |failure| failure.reason.as_str());
+        let reason = verdict
+            .failure
+            .as_ref()
+            .map_or("", |failure| failure.reason.as_str());
         info!(run = %verdict.run, queue = %verdict.queue, outcome = %verdict.outcome, reason, "run over");
         let subjects = verdict.tasks.iter().map(|task| Some(task.key.id));
         let mut subjects: Vec<_> = subjects.collect();
@@ -136,11 +177,18 @@ impl Journal {
         if health != self.tinytask {
             let text = match &seen.tinytask {
                 Tinytask::Unreachable { error, .. } => {
-                    warn!(error, "tinytask cannot be reached; nothing is started until it is back");
+                    warn!(
+                        error,
+                        "tinytask cannot be reached; nothing is started until it is back"
+                    );
                     error.clone()
                 }
                 Tinytask::Suspicious { vanished, of } => {
-                    warn!(vanished, of, "most open tasks vanished at once: another server? nothing is started or judged");
+                    warn!(
+                        vanished,
+                        of,
+                        "most open tasks vanished at once: another server? nothing is started or judged"
+                    );
                     format!("{vanished} of {of} open tasks vanished at once")
                 }
                 _ => {
@@ -148,7 +196,10 @@ impl Journal {
                     String::new()
                 }
             };
-            self.write(&StoryEvent { text, ..StoryEvent::new(at, &format!("tinytask {}", health.unwrap_or("ok"))) });
+            self.write(&StoryEvent {
+                text,
+                ..StoryEvent::new(at, &format!("tinytask {}", health.unwrap_or("ok")))
+            });
             self.tinytask = health;
         }
         self.seen_tasks(seen, at);
@@ -157,10 +208,13 @@ impl Journal {
 
     fn seen_tasks(&mut self, seen: &Snapshot, at: Timestamp) {
         let news: Vec<&Task> = (seen.tasks.values())
-            .filter(|task| self.tasks.get(&task.id) != Some(&(task.assigned_to.clone(), task.status)))
+            .filter(|task| {
+                self.tasks.get(&task.id) != Some(&(task.assigned_to.clone(), task.status))
+            })
             .collect();
         for task in news {
-            self.tasks.insert(task.id, (task.assigned_to.clone(), task.status));
+            self.tasks
+                .insert(task.id, (task.assigned_to.clone(), task.status));
             let event = StoryEvent {
                 task: Some(task.id),
                 queue: task.assigned_to.clone(),
@@ -179,7 +233,10 @@ impl Journal {
         for (subject, hold) in &decision.holds {
             let kind = kind(hold);
             if self.holds.get(subject) != Some(&kind) {
-                let mut event = StoryEvent { hold: Some(hold.clone()), ..StoryEvent::new(at, "hold") };
+                let mut event = StoryEvent {
+                    hold: Some(hold.clone()),
+                    ..StoryEvent::new(at, "hold")
+                };
                 match subject {
                     Subject::Task(id) => event.task = Some(*id),
                     Subject::Run(run) => event.run = Some(*run),
@@ -196,7 +253,10 @@ impl Journal {
             let subject = Subject::Inbound(entry.key.clone());
             let is_new = !self.holds.contains_key(&subject) && !said.contains_key(&subject);
             if is_new && matches!(entry.state, InboundState::Settled { .. }) {
-                self.write(&StoryEvent { text: entry.key.name.clone(), ..StoryEvent::new(at, "inbound") });
+                self.write(&StoryEvent {
+                    text: entry.key.name.clone(),
+                    ..StoryEvent::new(at, "inbound")
+                });
                 said.insert(subject, "settled".into());
             } else if let Some(kind) = self.holds.get(&subject) {
                 said.entry(subject).or_insert_with(|| kind.clone());
@@ -216,7 +276,11 @@ impl Journal {
 /// A hold without its figures, which change at each look.
 fn kind(hold: &Hold) -> String {
     let value = serde_json::to_value(hold).unwrap_or_default();
-    value.get("hold").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned()
+    value
+        .get("hold")
+        .and_then(|kind| kind.as_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The story's lines that `wanted` wants, oldest first; torn and foreign lines are passed over.
@@ -224,8 +288,12 @@ pub fn read_story(layout: &Layout, wanted: impl Fn(&StoryEvent) -> bool) -> Vec<
     let path = layout.log();
     let mut events = Vec::new();
     for path in [path.with_extension("jsonl.1"), path] {
-        let Ok(bytes) = files::read_bounded(&path, LIMIT) else { continue };
-        let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<StoryEvent>(line).ok());
+        let Ok(bytes) = files::read_bounded(&path, LIMIT) else {
+            continue;
+        };
+        let lines = bytes
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice::<StoryEvent>(line).ok());
         events.extend(lines.filter(&wanted));
     }
     events

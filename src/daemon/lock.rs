@@ -52,9 +52,15 @@ impl DaemonRecord {
         let tinytask = match &seen.tinytask {
             Tinytask::Fresh { .. } | Tinytask::NotAsked => "ok".to_owned(),
             Tinytask::Unreachable { error, .. } => format!("unreachable: {error}"),
-            Tinytask::Suspicious { vanished, of } => format!("suspicious: {vanished} of {of} open tasks vanished at once"),
+            Tinytask::Suspicious { vanished, of } => {
+                format!("suspicious: {vanished} of {of} open tasks vanished at once")
+            }
         };
-        let holds = decision.holds.iter().map(|(subject, hold)| (name(subject), hold.clone())).collect();
+        let holds = decision
+            .holds
+            .iter()
+            .map(|(subject, hold)| (name(subject), hold.clone()))
+            .collect();
         Self {
             format: crate::core::record::FORMAT,
             process: process::own(),
@@ -88,7 +94,10 @@ pub struct Lock {
 impl Lock {
     pub(super) fn take(layout: &Layout) -> Result<Self, Error> {
         let path = layout.lock();
-        let write = |source| Error::Write { path: layout.lock(), source };
+        let write = |source| Error::Write {
+            path: layout.lock(),
+            source,
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -100,22 +109,40 @@ impl Lock {
             .map_err(write)?;
         if !files::try_lock(&file).map_err(write)? {
             let holder = read(layout);
-            let up = holder.as_ref().map_or(Millis(0), |h| h.since.age(&clock::now()));
+            let up = holder
+                .as_ref()
+                .map_or(Millis(0), |h| h.since.age(&clock::now()));
             let (pid, up) = (holder.map_or(0, |h| h.process.pid), span(up));
-            return Err(Error::AlreadyRunning { pid, up, base: layout.base().to_owned() });
+            return Err(Error::AlreadyRunning {
+                pid,
+                up,
+                base: layout.base().to_owned(),
+            });
         }
         let record = LockRecord {
             process: process::own(),
             since: (&clock::now()).into(),
-            host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            machine: std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned(),
+            host: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            machine: std::fs::read_to_string("/etc/machine-id")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // In place: the lock belongs to this inode, so the file cannot be replaced by another.
         let text = serde_json::to_string(&record).map_err(|error| write(error.into()))?;
-        file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(write)?;
-        file.write_all(format!("{text}\n").as_bytes()).map_err(write)?;
-        Ok(Self { file, layout: layout.clone(), last: None })
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .map_err(write)?;
+        file.write_all(format!("{text}\n").as_bytes())
+            .map_err(write)?;
+        Ok(Self {
+            file,
+            layout: layout.clone(),
+            last: None,
+        })
     }
 
     /// Its mtime tells when the daemon last looked.
@@ -130,7 +157,12 @@ impl Lock {
             return Ok(());
         }
         let text = serde_json::to_string_pretty(record)?;
-        files::replace(&self.layout.daemon(), text.as_bytes(), 0o644, Durability::Crash)?;
+        files::replace(
+            &self.layout.daemon(),
+            text.as_bytes(),
+            0o644,
+            Durability::Crash,
+        )?;
         self.last = Some(record.clone());
         Ok(())
     }

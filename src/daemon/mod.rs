@@ -41,9 +41,16 @@ const MOST_ROUNDS: u32 = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("another calypso-watch (pid {pid}, up {up}) is watching `{base}`")]
-    AlreadyRunning { pid: i32, up: String, base: Utf8PathBuf },
+    AlreadyRunning {
+        pid: i32,
+        up: String,
+        base: Utf8PathBuf,
+    },
     #[error("cannot write in `{path}`")]
-    Write { path: Utf8PathBuf, source: std::io::Error },
+    Write {
+        path: Utf8PathBuf,
+        source: std::io::Error,
+    },
     #[error("the built-in tinytask did not start")]
     Builtin { why: String },
     #[error(transparent)]
@@ -161,19 +168,30 @@ impl Daemon {
             if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
                 warn!(error = %error, "some task folders are left to the rescan");
             }
-            timers.looked(scope, self.looker.server.db.is_some(), self.looker.config.rescan);
+            timers.looked(
+                scope,
+                self.looker.server.db.is_some(),
+                self.looker.config.rescan,
+            );
             if scope == Scope::Everything && timers.take_prune() {
                 self.prune(&seen);
             }
             self.revive_builtin(&seen).await;
 
-            rounds = if acted == Acted::Something { rounds + 1 } else { 0 };
+            rounds = if acted == Acted::Something {
+                rounds + 1
+            } else {
+                0
+            };
             if acted == Acted::Something && rounds < MOST_ROUNDS {
                 scope = Scope::Queues;
                 continue;
             }
             if rounds >= MOST_ROUNDS {
-                error!(rounds, "acting leads to nothing but more acting; waiting a moment");
+                error!(
+                    rounds,
+                    "acting leads to nothing but more acting; waiting a moment"
+                );
                 timers.failed();
             }
             match acted {
@@ -245,7 +263,9 @@ impl Daemon {
         let now = clock::now();
         let mut seen = self.looker.look(scope, &now).await?;
         for (queue, why) in &self.stuck {
-            seen.no_program.entry(queue.clone()).or_insert_with(|| why.clone());
+            seen.no_program
+                .entry(queue.clone())
+                .or_insert_with(|| why.clone());
         }
         self.lock.touch();
         let decided_at = clock::now();
@@ -266,7 +286,10 @@ impl Daemon {
     fn reload(&mut self) {
         match config::load(self.looker.layout.base(), &self.options.flags) {
             Ok(config) => self.looker.reconfigure(config),
-            Err(error) => error!(error = chain(&error), "settings cannot be used; the last good ones stay in force"),
+            Err(error) => error!(
+                error = chain(&error),
+                "settings cannot be used; the last good ones stay in force"
+            ),
         }
     }
 
@@ -278,10 +301,16 @@ impl Daemon {
             .zip(&decision.meanings)
             .filter_map(|(run, meaning)| {
                 let state = run.state.as_ref()?;
-                let agent = run.observed.alive.as_ref().and_then(|alive| alive.agent.clone());
+                let agent = run
+                    .observed
+                    .alive
+                    .as_ref()
+                    .and_then(|alive| alive.agent.clone());
                 let process = match (meaning, &state.state) {
                     (Meaning::Orphan | Meaning::SignalledAlive, _) if agent.is_some() => agent?,
-                    (_, RunState::Starting | RunState::Running { .. }) if run.observed.shim => state.shim.clone(),
+                    (_, RunState::Starting | RunState::Running { .. }) if run.observed.shim => {
+                        state.shim.clone()
+                    }
                     _ => return None,
                 };
                 Some((run.dir.id, process))
@@ -304,7 +333,9 @@ impl Daemon {
                 continue;
             };
             // SAFETY: the pidfd is moved in and stays open, under the same number, for as long as the AsyncFd lives.
-            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else { continue };
+            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else {
+                continue;
+            };
             let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
                 if pidfd.readable().await.is_ok() {
@@ -332,7 +363,10 @@ impl Daemon {
                     self.builtin = builtin;
                     self.bell.notify_one();
                 }
-                Err(error) => error!(error = chain(&error), "the built-in tinytask does not start"),
+                Err(error) => error!(
+                    error = chain(&error),
+                    "the built-in tinytask does not start"
+                ),
             }
         }
     }
@@ -343,7 +377,9 @@ impl Daemon {
         }
         let keep = Millis::secs(u64::from(self.looker.config.keep_days) * 86_400);
         let per_task = self.looker.config.keep_per_task as usize;
-        match runs::prune(&self.looker.layout, clock::wall(), keep, per_task, |id| seen.tasks.contains_key(&id)) {
+        match runs::prune(&self.looker.layout, clock::wall(), keep, per_task, |id| {
+            seen.tasks.contains_key(&id)
+        }) {
             Ok(0) => {}
             Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
             Err(error) => warn!(error = chain(&error), "cannot forget old runs"),
@@ -356,7 +392,12 @@ impl Daemon {
         let going_on = seen
             .runs
             .iter()
-            .filter(|run| !matches!(run.meaning(), Meaning::Litter | Meaning::Complete | Meaning::Clear))
+            .filter(|run| {
+                !matches!(
+                    run.meaning(),
+                    Meaning::Litter | Meaning::Complete | Meaning::Clear
+                )
+            })
             .map(|run| {
                 let pid = match run.state.as_ref().map(|state| &state.state) {
                     Some(RunState::Running { agent }) => Some(agent.pid),
@@ -383,9 +424,22 @@ enum Acted {
 /// Tasks that wait for something in their folder.
 fn waited_folders(decision: &Decision) -> std::collections::BTreeSet<crate::core::model::TaskId> {
     use crate::core::{Hold, Subject};
-    let waits = |hold: &Hold| matches!(hold, Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. });
+    let waits = |hold: &Hold| {
+        matches!(
+            hold,
+            Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. }
+        )
+    };
     let of_task = decision.holds.iter().filter(|(_, hold)| waits(hold));
-    of_task.filter_map(|(subject, _)| if let Subject::Task(id) = subject { Some(*id) } else { None }).collect()
+    of_task
+        .filter_map(|(subject, _)| {
+            if let Subject::Task(id) = subject {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 /// The daemon's folders; the base path itself must be there.
@@ -408,13 +462,20 @@ fn make_folders(layout: &crate::core::layout::Layout) -> Result<(), Error> {
             Err(source) => return Err(Error::Write { path, source }),
         }
     }
-    control::make_folder(layout).map_err(|source| Error::Write { path: layout.control(), source })
+    control::make_folder(layout).map_err(|source| Error::Write {
+        path: layout.control(),
+        source,
+    })
 }
 
 fn at_moment(wall: Timestamp) -> Moment {
     let now: Now = clock::now();
     let boot = Millis(now.boot.0.saturating_sub(now.wall.since(wall).0));
-    Moment { wall, boot_id: now.boot_id, boot }
+    Moment {
+        wall,
+        boot_id: now.boot_id,
+        boot,
+    }
 }
 
 /// What people and systemd say.

@@ -3,10 +3,14 @@
 use tracing::warn;
 
 use super::{Acted, Daemon, Done};
-use crate::core::model::{Detail, FoundDetail, Millis, Moment, Now, Outcome, RunId, RunState, RunSubject, TaskId, TaskStatus};
 use crate::core::layout::RunDir;
+use crate::core::model::{
+    Detail, FoundDetail, Millis, Moment, Now, Outcome, RunId, RunState, RunSubject, TaskId,
+    TaskStatus,
+};
 use crate::core::record::{
-    Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord, Write,
+    Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
+    Write,
 };
 use crate::core::{Action, Decision, Launch, Mark, Run, Snapshot};
 use crate::edge::config::Leftovers;
@@ -32,19 +36,31 @@ enum Error {
     #[error("cannot start the shim")]
     Shim(#[source] std::io::Error),
     #[error("{what}")]
-    Io { what: &'static str, source: std::io::Error },
+    Io {
+        what: &'static str,
+        source: std::io::Error,
+    },
 }
 
 impl Daemon {
     /// All actions of a decision, in order.
-    pub(super) async fn perform(&mut self, seen: &Snapshot, decision: &Decision, looked: &Now) -> Acted {
+    pub(super) async fn perform(
+        &mut self,
+        seen: &Snapshot,
+        decision: &Decision,
+        looked: &Now,
+    ) -> Acted {
         let mut acted = Acted::Nothing;
         for action in &decision.actions {
             match self.act(action, seen, looked).await {
                 Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
                 Ok(_) => {}
                 Err(error) => {
-                    warn!(action = name(action), error = chain(&error), "an action failed; the next look meets it again");
+                    warn!(
+                        action = name(action),
+                        error = chain(&error),
+                        "an action failed; the next look meets it again"
+                    );
                     acted = Acted::Failed;
                 }
             }
@@ -62,7 +78,12 @@ impl Daemon {
                 let (run, leftovers) = (run.id, leftovers.clone());
                 let done = self.done.0.clone();
                 self.looker.memory.in_hand.insert(run);
-                self.journal.did("sweep", run.subject.task(), Some(run), format!("{} processes", leftovers.len()));
+                self.journal.did(
+                    "sweep",
+                    run.subject.task(),
+                    Some(run),
+                    format!("{} processes", leftovers.len()),
+                );
                 tokio::task::spawn_local(async move {
                     process::sweep(&leftovers, SWEEP_TIME).await;
                     done.send(Done { run, swept: true }).ok();
@@ -72,14 +93,23 @@ impl Daemon {
             Action::ClearPidFile { run } => Ok(runs::clear_pid_file(&layout, run)?),
             Action::ClearStranger { subject, inode } => {
                 let cleared = runs::clear_stranger(&layout, *subject, *inode)?;
-                self.journal.did("cleared", subject.task(), None, "a pid file whose process is gone".into());
+                self.journal.did(
+                    "cleared",
+                    subject.task(),
+                    None,
+                    "a pid file whose process is gone".into(),
+                );
                 Ok(cleared)
             }
             Action::ClearLitter { run } => Ok(runs::clear_litter(&layout, run)?),
             Action::RecordVerdict { run, verdict } => {
                 // Its writes must not be made twice, nor forgotten, after a power cut; without any, the same verdict follows again.
                 let has_writes = verdict.tasks.iter().any(|task| task.write.is_some());
-                let durability = if has_writes { Durability::PowerCut } else { Durability::Crash };
+                let durability = if has_writes {
+                    Durability::PowerCut
+                } else {
+                    Durability::Crash
+                };
                 runs::write_verdict(&layout, run, verdict, durability)?;
                 self.finish(run, verdict).await
             }
@@ -88,12 +118,21 @@ impl Daemon {
             Action::ClearStop { subject } => remove(&layout, &Control::Stop(*subject)),
             Action::PutBack { task, run } => {
                 let text = "its agent is gone";
-                self.put_back(*task, *run, &format!("calypso-watch put this task back to idle: {text} (run {run})."), true).await?;
+                self.put_back(
+                    *task,
+                    *run,
+                    &format!("calypso-watch put this task back to idle: {text} (run {run})."),
+                    true,
+                )
+                .await?;
                 Ok(true)
             }
             Action::CreateFolder { task } => {
                 let path = layout.task_folder(*task);
-                std::fs::create_dir(&path).map_err(|source| Error::Io { what: "cannot make a task's folder", source })?;
+                std::fs::create_dir(&path).map_err(|source| Error::Io {
+                    what: "cannot make a task's folder",
+                    source,
+                })?;
                 Ok(true)
             }
         }
@@ -103,8 +142,15 @@ impl Daemon {
 
     /// D1 to D3 of the protocol in `shim`, after one more word with tinytask: it has no compare-and-set, so the task is read
     /// again right before.
-    async fn launch(&mut self, launch: &Launch, seen: &Snapshot, looked: &Now) -> Result<bool, Error> {
-        let Some(tinytask) = &self.looker.tinytask else { return Ok(false) };
+    async fn launch(
+        &mut self,
+        launch: &Launch,
+        seen: &Snapshot,
+        looked: &Now,
+    ) -> Result<bool, Error> {
+        let Some(tinytask) = &self.looker.tinytask else {
+            return Ok(false);
+        };
         let decided: Moment = (&clock::now()).into();
         let detail = match launch.subject {
             RunSubject::Task(id) => {
@@ -141,15 +187,32 @@ impl Daemon {
         Ok(true)
     }
 
-    fn command(&self, launch: &Launch, seen: &Snapshot) -> Result<(Vec<String>, Vec<(String, String)>), goose::Error> {
+    fn command(
+        &self,
+        launch: &Launch,
+        seen: &Snapshot,
+    ) -> Result<(Vec<String>, Vec<(String, String)>), goose::Error> {
         let config = &self.looker.config;
-        let recipe = seen.recipes.get(&launch.queue).and_then(|recipe| recipe.as_ref().ok());
+        let recipe = seen
+            .recipes
+            .get(&launch.queue)
+            .and_then(|recipe| recipe.as_ref().ok());
         let capabilities = goose::capabilities_for(config, &launch.queue)?;
-        let argv = goose::command(config, recipe, launch.subject, &launch.queue, &self.looker.layout, &capabilities)?;
+        let argv = goose::command(
+            config,
+            recipe,
+            launch.subject,
+            &launch.queue,
+            &self.looker.layout,
+            &capabilities,
+        )?;
         Ok((argv, goose::environment(config, &launch.queue)?))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a record is made of what its writer knows; a struct for it would be the record again")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a record is made of what its writer knows; a struct for it would be the record again"
+    )]
     fn spec(
         &self,
         launch: &Launch,
@@ -165,7 +228,10 @@ impl Daemon {
             _ => None,
         };
         let config = &self.looker.config;
-        let leaves = config.queues.get(&launch.queue).is_some_and(|queue| queue.leftovers == Leftovers::Leave);
+        let leaves = config
+            .queues
+            .get(&launch.queue)
+            .is_some_and(|queue| queue.leftovers == Leftovers::Leave);
         Spec {
             format: FORMAT,
             token: token(),
@@ -179,7 +245,12 @@ impl Daemon {
             cwd: self.looker.layout.base().to_string(),
             env: env.iter().map(|(name, _)| name.clone()).collect(),
             provider: launch.provider.clone(),
-            limits: Limits { time: launch.time_limit, grace: config.stop_grace, log: config.log_limit, sweep: !leaves },
+            limits: Limits {
+                time: launch.time_limit,
+                grace: config.stop_grace,
+                log: config.log_limit,
+                sweep: !leaves,
+            },
             cause: launch.cause.clone(),
             times: SpecTimes {
                 event: self.event.clone(),
@@ -192,7 +263,10 @@ impl Daemon {
     }
 
     fn baseline(&self, launch: &Launch, seen: &Snapshot, found: Option<&FoundDetail>) -> Baseline {
-        let in_queue = seen.tasks.values().filter(|task| task.assigned_to.as_deref() == Some(launch.queue.as_str()));
+        let in_queue = seen
+            .tasks
+            .values()
+            .filter(|task| task.assigned_to.as_deref() == Some(launch.queue.as_str()));
         let others = in_queue.filter(|task| Some(task.id) != launch.subject.task());
         let entry = |task: &crate::core::model::Task, last_comment| BaselineTask {
             key: task.key(),
@@ -202,9 +276,15 @@ impl Daemon {
         };
         let named = found.map(|found| entry(&found.task, Some(found.last_comment)));
         Baseline {
-            tasks: named.into_iter().chain(others.map(|task| entry(task, None))).collect(),
+            tasks: named
+                .into_iter()
+                .chain(others.map(|task| entry(task, None)))
+                .collect(),
             highest_task: self.looker.memory.highest_task,
-            folder: launch.subject.task().map_or(0, |id| inbound::digest(&self.looker.layout.task_folder(id))),
+            folder: launch
+                .subject
+                .task()
+                .map_or(0, |id| inbound::digest(&self.looker.layout.task_folder(id))),
             inbound: launch.files.clone(),
         }
     }
@@ -212,13 +292,17 @@ impl Daemon {
     /// The highest task id given out so far: what lies above it after a dispatcher's run was created during that run. Ids are never
     /// given out twice, so the answer of an earlier look is a good start, and the ids above it are asked one by one.
     async fn find_highest(&mut self) -> Result<(), Error> {
-        let Some(tinytask) = &self.looker.tinytask else { return Ok(()) };
+        let Some(tinytask) = &self.looker.tinytask else {
+            return Ok(());
+        };
         let memory = &mut self.looker.memory;
         for _ in 0..MOST_PROBES {
             if memory.highest_task == 0 {
                 break;
             }
-            let Ok(next) = TaskId::try_from(memory.highest_task + 1) else { return Ok(()) };
+            let Ok(next) = TaskId::try_from(memory.highest_task + 1) else {
+                return Ok(());
+            };
             if tinytask.detail(next).await? == Detail::NotFound {
                 return Ok(());
             }
@@ -235,14 +319,26 @@ impl Daemon {
     /// Ends a run whose shim is dead, or asks a live shim to end it. The daemon's word on the outcome is on disk first, so that
     /// it is not called lost if the daemon dies in between; a live shim's own word goes before it.
     fn stop(&mut self, dir: &RunDir, outcome: &Outcome, seen: &Snapshot) -> Result<bool, Error> {
-        let Some(run) = seen.runs.iter().find(|run| run.dir == *dir) else { return Ok(false) };
-        let Some((agent, shim)) = stoppable(run) else { return Ok(false) };
-        let grace = run.spec.as_ref().map_or(Millis::secs(10), |spec| spec.limits.grace);
-        let ended = EndedRecord { format: FORMAT, outcome: outcome.clone(), at: (&clock::now()).into() };
+        let Some(run) = seen.runs.iter().find(|run| run.dir == *dir) else {
+            return Ok(false);
+        };
+        let Some((agent, shim)) = stoppable(run) else {
+            return Ok(false);
+        };
+        let grace = run
+            .spec
+            .as_ref()
+            .map_or(Millis::secs(10), |spec| spec.limits.grace);
+        let ended = EndedRecord {
+            format: FORMAT,
+            outcome: outcome.clone(),
+            at: (&clock::now()).into(),
+        };
         runs::write_ended(&self.looker.layout, dir, &ended)?;
         let id = dir.id;
         self.looker.memory.in_hand.insert(id);
-        self.journal.did("stop", id.subject.task(), Some(id), outcome.to_string());
+        self.journal
+            .did("stop", id.subject.task(), Some(id), outcome.to_string());
         let done = self.done.0.clone();
         let is_overdue = *outcome == Outcome::TimedOut;
         tokio::task::spawn_local(async move {
@@ -256,12 +352,18 @@ impl Daemon {
                 None => {
                     process::stop_orphan(&agent, grace).await.ok();
                     // A shim that let the limit pass is stopped or stuck. It is taken out of the way, and what it would have swept is swept.
-                    if let Some(Ok(Some(pidfd))) = shim.map(|shim| process::Pidfd::open_checked(&shim)) {
+                    if let Some(Ok(Some(pidfd))) =
+                        shim.map(|shim| process::Pidfd::open_checked(&shim))
+                    {
                         pidfd.signal(process::Signal::KILL).ok();
                     }
                 }
             }
-            done.send(Done { run: id, swept: false }).ok();
+            done.send(Done {
+                run: id,
+                swept: false,
+            })
+            .ok();
         });
         Ok(false)
     }
@@ -270,9 +372,13 @@ impl Daemon {
     async fn finish(&mut self, dir: &RunDir, verdict: &VerdictRecord) -> Result<bool, Error> {
         for task in &verdict.tasks {
             match &task.write {
-                Some(Write::PutBack { comment }) => self.put_back(task.key.id, verdict.run, comment, true).await?,
+                Some(Write::PutBack { comment }) => {
+                    self.put_back(task.key.id, verdict.run, comment, true)
+                        .await?
+                }
                 Some(Write::Park { comment, put_back }) => {
-                    self.put_back(task.key.id, verdict.run, comment, *put_back).await?;
+                    self.put_back(task.key.id, verdict.run, comment, *put_back)
+                        .await?;
                 }
                 None => {}
             }
@@ -287,13 +393,27 @@ impl Daemon {
 
     /// Says `comment` once, then sets the task back to idle where it is still working. The comment names the run, so that a repeat
     /// after a crash between the two finds it there.
-    async fn put_back(&mut self, id: TaskId, run: RunId, comment: &str, idle: bool) -> Result<(), Error> {
-        let Some(tinytask) = &self.looker.tinytask else { return Ok(()) };
-        let Detail::Found(found) = tinytask.detail(id).await? else { return Ok(()) };
+    async fn put_back(
+        &mut self,
+        id: TaskId,
+        run: RunId,
+        comment: &str,
+        idle: bool,
+    ) -> Result<(), Error> {
+        let Some(tinytask) = &self.looker.tinytask else {
+            return Ok(());
+        };
+        let Detail::Found(found) = tinytask.detail(id).await? else {
+            return Ok(());
+        };
         if !found.our_comments.contains(&run) {
             tinytask.comment(id, comment).await?;
         }
-        if idle && found.task.status == TaskStatus::Working && found.open_subtasks == 0 && !found.task.is_archived {
+        if idle
+            && found.task.status == TaskStatus::Working
+            && found.open_subtasks == 0
+            && !found.task.is_archived
+        {
             tinytask.put_back(id).await?;
         }
         Ok(())
@@ -305,7 +425,11 @@ impl Daemon {
         marks.format = FORMAT;
         let control = match mark {
             Mark::Retry { after } => {
-                marks = Marks { retried_after: *after, retried_at: Some((&clock::now()).into()), ..marks };
+                marks = Marks {
+                    retried_after: *after,
+                    retried_at: Some((&clock::now()).into()),
+                    ..marks
+                };
                 Control::Retry(subject)
             }
             Mark::Release { processes } => {
@@ -315,19 +439,30 @@ impl Daemon {
         };
         runs::write_marks(&layout, subject, &marks)?;
         self.looker.memory.forget(subject);
-        self.journal.did("mark", subject.task(), None, control.file_name());
+        self.journal
+            .did("mark", subject.task(), None, control.file_name());
         remove(&layout, &control)
     }
 }
 
 fn remove(layout: &crate::core::layout::Layout, control: &Control) -> Result<bool, Error> {
-    control::remove(layout, control).map_err(|source| Error::Io { what: "cannot remove a control file", source })
+    control::remove(layout, control).map_err(|source| Error::Io {
+        what: "cannot remove a control file",
+        source,
+    })
 }
 
 /// The agent, and the shim while it lives.
-fn stoppable(run: &Run) -> Option<(crate::core::model::ProcessId, Option<crate::core::model::ProcessId>)> {
+fn stoppable(
+    run: &Run,
+) -> Option<(
+    crate::core::model::ProcessId,
+    Option<crate::core::model::ProcessId>,
+)> {
     let state = run.state.as_ref()?;
-    let RunState::Running { agent } = &state.state else { return None };
+    let RunState::Running { agent } = &state.state else {
+        return None;
+    };
     Some((agent.clone(), run.observed.shim.then(|| state.shim.clone())))
 }
 

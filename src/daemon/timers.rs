@@ -33,7 +33,14 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { rescan: now, tinytask: now, prune: now, database: Vec::new(), retry: None, failures: 0 }
+        Self {
+            rescan: now,
+            tinytask: now,
+            prune: now,
+            database: Vec::new(),
+            retry: None,
+            failures: 0,
+        }
     }
 
     /// A look was taken: the slow ones count from here.
@@ -41,7 +48,12 @@ impl Timers {
         let now = Instant::now();
         self.rescan = now + Duration::from_millis(rescan.0.max(1000));
         if scope == Scope::Everything {
-            self.tinytask = now + if is_database_watched { TINYTASK_WATCHED } else { TINYTASK };
+            self.tinytask = now
+                + if is_database_watched {
+                    TINYTASK_WATCHED
+                } else {
+                    TINYTASK
+                };
         }
         self.database.retain(|at| *at > now);
     }
@@ -54,7 +66,10 @@ impl Timers {
 
     /// An action failed: it is tried again by the next look, at the latest after a wait that doubles.
     pub(super) fn failed(&mut self) {
-        let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+        let wait = RETRY
+            .0
+            .saturating_mul(1 << self.failures.min(10))
+            .min(RETRY.1);
         self.failures += 1;
         self.retry = Some(Instant::now() + wait);
     }
@@ -71,7 +86,11 @@ impl Timers {
         // Not before the millisecond is over, or the look would find the wait not quite ended and be taken twice.
         let decided = wake_at.map(|at| now + Duration::from_millis(at.since(clock::wall()).0 + 1));
         let timers = [self.rescan, self.tinytask].into_iter();
-        let first = timers.chain(self.database.iter().copied()).chain(self.retry).chain(decided).min();
+        let first = timers
+            .chain(self.database.iter().copied())
+            .chain(self.retry)
+            .chain(decided)
+            .min();
         match first {
             Some(at) => tokio::time::sleep_until(at).await,
             None => std::future::pending().await,

@@ -156,5 +156,7 @@ pub fn is_absent(error: &io::Error) -> bool {
 /// When what stands at `path` (a symlink itself, not its target) was last changed; `None` where nothing does.
 pub fn modified(path: &Utf8Path) -> Option<Timestamp> {
     let meta = std::fs::symlink_metadata(path).ok()?;
-    Some(Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000))
+    Some(Timestamp(
+        meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000,
+    ))
 }

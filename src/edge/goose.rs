@@ -323,12 +323,18 @@ pub fn capabilities(program: &str) -> Result<Capabilities, Error> {
 
 /// The program a run of `queue` starts.
 pub fn program<'a>(config: &'a Config, queue: &QueueName) -> &'a str {
-    own_command(config, queue).and_then(|command| command.first()).map_or(PROGRAM, String::as_str)
+    own_command(config, queue)
+        .and_then(|command| command.first())
+        .map_or(PROGRAM, String::as_str)
 }
 
 /// What the goose of `queue` can do; nothing is asked where another command stands in its place.
 pub fn capabilities_for(config: &Config, queue: &QueueName) -> Result<Capabilities, Error> {
-    if own_command(config, queue).is_some() { Ok(Capabilities::default()) } else { capabilities(PROGRAM) }
+    if own_command(config, queue).is_some() {
+        Ok(Capabilities::default())
+    } else {
+        capabilities(PROGRAM)
+    }
 }
 
 /// Where `program` is: as execvp(3) would look for it, in this process's PATH.

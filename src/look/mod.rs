@@ -12,11 +12,19 @@ use camino::Utf8Path;
 use futures_util::future::join_all;
 
 use crate::core::layout::{Layout, RunDir};
-use crate::core::model::{Detail, Millis, Moment, Now, ProcessId, QueueName, RunId, RunState, RunSubject, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::model::{
+    Detail, Millis, Moment, Now, ProcessId, QueueName, RunId, RunState, RunSubject, Task, TaskId,
+    TaskStatus, Timestamp,
+};
 use crate::core::record::{Marks, VerdictRecord, Write};
 use crate::core::verdict::{Meaning, questions};
-use crate::core::{Alive, Coverage, Evidence, History, Observed, ObservedState, Run, Snapshot, Stranger, Tinytask, Vitals};
-use crate::edge::{clock, config::Config, control, files, goose, inbound, process, recipe, runs, tinytask};
+use crate::core::{
+    Alive, Coverage, Evidence, History, Observed, ObservedState, Run, Snapshot, Stranger, Tinytask,
+    Vitals,
+};
+use crate::edge::{
+    clock, config::Config, control, files, goose, inbound, process, recipe, runs, tinytask,
+};
 
 mod server;
 
@@ -90,7 +98,10 @@ impl Memory {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot look at `{path}`")]
-    Io { path: String, source: std::io::Error },
+    Io {
+        path: String,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Runs(#[from] runs::Error),
 }
@@ -110,13 +121,21 @@ impl Looker {
         let layout = Layout::new(config.base.clone());
         let server = which_server(&config, &layout);
         let tinytask = server.client(&config);
-        Self { layout, config, server, tinytask, memory: Memory::default() }
+        Self {
+            layout,
+            config,
+            server,
+            tinytask,
+            memory: Memory::default(),
+        }
     }
 
     /// Settings or recipes changed: which tinytask may have, too.
     pub fn reconfigure(&mut self, config: Config) {
         let server = which_server(&config, &self.layout);
-        if server.endpoint != self.server.endpoint || config.tinytask.timeout != self.config.tinytask.timeout {
+        if server.endpoint != self.server.endpoint
+            || config.tinytask.timeout != self.config.tinytask.timeout
+        {
             self.tinytask = server.client(&config);
         }
         self.server = server;
@@ -142,12 +161,22 @@ impl Looker {
 
     fn processes(&mut self, seen: &mut Snapshot) -> Result<(), Error> {
         let (live, odd) = runs::list_live(&self.layout)?;
-        seen.troubles.extend(odd.into_iter().map(|name| format!(".calypso/live/{name} is no run's entry")));
+        seen.troubles.extend(
+            odd.into_iter()
+                .map(|name| format!(".calypso/live/{name} is no run's entry")),
+        );
         let (strangers, odd) = runs::foreign_pid_files(&self.layout, &live)?;
         seen.odd_pid_names = odd;
         for (subject, file) in strangers {
             let what = process::stranger(file.pid, file.modified, file.uid);
-            seen.strangers.insert(subject, Stranger { what, modified: file.modified, inode: file.inode });
+            seen.strangers.insert(
+                subject,
+                Stranger {
+                    what,
+                    modified: file.modified,
+                    inode: file.inode,
+                },
+            );
         }
         for dir in live {
             match self.run(&dir) {
@@ -163,7 +192,11 @@ impl Looker {
     }
 
     fn run(&self, dir: &RunDir) -> Result<Run, runs::Error> {
-        let runs::Seen { spec, state, observed } = runs::observe(&self.layout, dir)?;
+        let runs::Seen {
+            spec,
+            state,
+            observed,
+        } = runs::observe(&self.layout, dir)?;
         Ok(Run {
             spec,
             state,
@@ -186,11 +219,21 @@ impl Looker {
             let sweeps = run.spec.as_ref().is_none_or(|spec| spec.limits.sweep);
             match run.state.as_ref().map(|state| &state.state) {
                 Some(RunState::Ended { leftovers, .. }) => {
-                    let is_same_boot = run.state.as_ref().is_some_and(|state| state.boot_id == clock::boot_id());
-                    let leftovers = leftovers.iter().filter(|l| sweeps && is_same_boot && process::is_alive(&l.process));
-                    run.observed.alive = Some(Alive { leftovers: leftovers.cloned().collect(), ..Alive::default() });
+                    let is_same_boot = run
+                        .state
+                        .as_ref()
+                        .is_some_and(|state| state.boot_id == clock::boot_id());
+                    let leftovers = leftovers
+                        .iter()
+                        .filter(|l| sweeps && is_same_boot && process::is_alive(&l.process));
+                    run.observed.alive = Some(Alive {
+                        leftovers: leftovers.cloned().collect(),
+                        ..Alive::default()
+                    });
                 }
-                _ if run.observed.shim || !run.observed.spec => run.observed.alive = Some(Alive::default()),
+                _ if run.observed.shim || !run.observed.spec => {
+                    run.observed.alive = Some(Alive::default())
+                }
                 _ => orphaned.push(index),
             }
         }
@@ -200,7 +243,12 @@ impl Looker {
                 let run = &seen.runs[*index];
                 let token = &run.spec.as_ref()?.token;
                 let known = known.get(&run.dir.id).map_or(&[][..], Vec::as_slice);
-                Some(process::DeadShim { dir: &run.dir, token, state: run.state.as_ref(), known })
+                Some(process::DeadShim {
+                    dir: &run.dir,
+                    token,
+                    state: run.state.as_ref(),
+                    known,
+                })
             })
             .collect();
         let found = process::leftovers(&self.layout, &dead);
@@ -219,8 +267,18 @@ impl Looker {
             });
         }
         for run in &mut seen.runs {
-            let marks = || runs::read_marks(&self.layout, run.dir.id.subject).ok().flatten().unwrap_or_default();
-            if let Some(alive) = run.observed.alive.as_mut().filter(|alive| !alive.is_nothing()) {
+            let marks = || {
+                runs::read_marks(&self.layout, run.dir.id.subject)
+                    .ok()
+                    .flatten()
+                    .unwrap_or_default()
+            };
+            if let Some(alive) = run
+                .observed
+                .alive
+                .as_mut()
+                .filter(|alive| !alive.is_nothing())
+            {
                 let Marks { released, .. } = marks();
                 alive.leftovers.retain(|l| !released.contains(&l.process));
                 alive.doubtful.retain(|l| !released.contains(&l.process));
@@ -238,17 +296,37 @@ impl Looker {
         };
         seen.controls = control::look(layout).map_err(io(&layout.control()))?;
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
-        seen.inbound =
-            inbound::look(&layout.inbound(), settle, ignore, now.wall, &self.memory.closed).map_err(io(&layout.inbound()))?;
+        seen.inbound = inbound::look(
+            &layout.inbound(),
+            settle,
+            ignore,
+            now.wall,
+            &self.memory.closed,
+        )
+        .map_err(io(&layout.inbound()))?;
         let chosen = self.config.recipe_files();
-        seen.recipes = recipe::list(&layout.recipes(), &chosen).into_iter().collect();
-        seen.troubles.extend(recipe::odd_names(&layout.recipes()).into_iter().map(|name| format!("recipes/{name} is no recipe's name")));
-        let queues: BTreeSet<_> = seen.recipes.keys().chain(self.config.queues.keys()).collect();
+        seen.recipes = recipe::list(&layout.recipes(), &chosen)
+            .into_iter()
+            .collect();
+        seen.troubles.extend(
+            recipe::odd_names(&layout.recipes())
+                .into_iter()
+                .map(|name| format!("recipes/{name} is no recipe's name")),
+        );
+        let queues: BTreeSet<_> = seen
+            .recipes
+            .keys()
+            .chain(self.config.queues.keys())
+            .collect();
         let mut programs: BTreeMap<&str, bool> = BTreeMap::new();
         for queue in queues {
             let program = goose::program(&self.config, queue);
-            if !*programs.entry(program).or_insert_with(|| goose::find_program(program).is_some()) {
-                seen.no_program.insert(queue.clone(), format!("`{program}` is not on PATH"));
+            if !*programs
+                .entry(program)
+                .or_insert_with(|| goose::find_program(program).is_some())
+            {
+                seen.no_program
+                    .insert(queue.clone(), format!("`{program}` is not on PATH"));
             }
         }
         Ok(())
@@ -271,13 +349,19 @@ impl Looker {
             Ok(None) => Tinytask::NotAsked,
             Ok(Some(took)) => {
                 self.memory.unreachable_since = None;
-                self.suspicion(seen).await.unwrap_or(Tinytask::Fresh { took })
+                self.suspicion(seen)
+                    .await
+                    .unwrap_or(Tinytask::Fresh { took })
             }
             Err(error) => {
                 seen.tasks.clear();
                 seen.details.clear();
                 seen.coverage = Coverage::Nothing;
-                let since = self.memory.unreachable_since.get_or_insert_with(|| now.into()).clone();
+                let since = self
+                    .memory
+                    .unreachable_since
+                    .get_or_insert_with(|| now.into())
+                    .clone();
                 self.memory.last_unreachable = Some(now.into());
                 Tinytask::Unreachable { since, error }
             }
@@ -285,11 +369,21 @@ impl Looker {
     }
 
     /// How long the answers took; none where nothing had to be asked.
-    async fn try_ask(&mut self, seen: &mut Snapshot, scope: Scope) -> Result<Option<Millis>, String> {
-        let Some(tinytask) = &self.tinytask else { return Err(self.server.why_none()) };
+    async fn try_ask(
+        &mut self,
+        seen: &mut Snapshot,
+        scope: Scope,
+    ) -> Result<Option<Millis>, String> {
+        let Some(tinytask) = &self.tinytask else {
+            return Err(self.server.why_none());
+        };
         let began = clock::boot();
         let error = |error: tinytask::Error| chain(&error);
-        let over: Vec<&Run> = seen.runs.iter().filter(|run| run.verdict.is_none() && run.meaning() == Meaning::Complete).collect();
+        let over: Vec<&Run> = seen
+            .runs
+            .iter()
+            .filter(|run| run.verdict.is_none() && run.meaning() == Meaning::Complete)
+            .collect();
         let tasks = match scope {
             Scope::Everything => {
                 seen.coverage = Coverage::Everything;
@@ -300,7 +394,8 @@ impl Looker {
                 if queues.is_empty() {
                     return Ok(None);
                 }
-                let answers = join_all(queues.iter().map(|queue| tinytask.queue(queue.as_str()))).await;
+                let answers =
+                    join_all(queues.iter().map(|queue| tinytask.queue(queue.as_str()))).await;
                 seen.coverage = Coverage::Queues(queues);
                 let mut tasks = Vec::new();
                 for answer in answers {
@@ -310,13 +405,27 @@ impl Looker {
             }
         };
         let is_whole = scope == Scope::Everything;
-        seen.tasks = tasks.into_iter().filter(Task::is_open).map(|task| (task.id, task)).collect();
+        seen.tasks = tasks
+            .into_iter()
+            .filter(Task::is_open)
+            .map(|task| (task.id, task))
+            .collect();
         let in_queue = |queue: &QueueName, id: TaskId| {
-            seen.tasks.get(&id).is_some_and(|task| task.assigned_to.as_deref() == Some(queue.as_str()))
+            seen.tasks
+                .get(&id)
+                .is_some_and(|task| task.assigned_to.as_deref() == Some(queue.as_str()))
         };
         let wanted: BTreeSet<TaskId> = over
             .iter()
-            .flat_map(|run| questions(run, |id| if is_whole { seen.tasks.contains_key(&id) } else { in_queue(&run.dir.queue, id) }))
+            .flat_map(|run| {
+                questions(run, |id| {
+                    if is_whole {
+                        seen.tasks.contains_key(&id)
+                    } else {
+                        in_queue(&run.dir.queue, id)
+                    }
+                })
+            })
             .collect();
         let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
         for (id, detail) in wanted.iter().zip(details) {
@@ -337,13 +446,26 @@ impl Looker {
             *used.entry(&run.dir.queue).or_default() += 1;
         }
         let policy = &self.config.policy;
-        let commanded = policy.queues.iter().filter(|(_, queue)| queue.has_command).map(|(name, _)| name);
-        let known = seen.recipes.iter().filter(|(_, recipe)| recipe.is_ok()).map(|(name, _)| name);
+        let commanded = policy
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.has_command)
+            .map(|(name, _)| name);
+        let known = seen
+            .recipes
+            .iter()
+            .filter(|(_, recipe)| recipe.is_ok())
+            .map(|(name, _)| name);
         let free = known.chain(commanded).filter(|queue| {
-            let recipe = seen.recipes.get(*queue).and_then(|recipe| recipe.as_ref().ok());
+            let recipe = seen
+                .recipes
+                .get(*queue)
+                .and_then(|recipe| recipe.as_ref().ok());
             used.get(queue).copied().unwrap_or(0) < policy.slots(queue, recipe)
         });
-        free.chain(over.iter().map(|run| &run.dir.queue)).cloned().collect()
+        free.chain(over.iter().map(|run| &run.dir.queue))
+            .cloned()
+            .collect()
     }
 
     /// A whole look in which most of the tasks known to be open are gone without a trace is another server's, or a restored
@@ -359,7 +481,10 @@ impl Looker {
         if known.len() >= SUSPICIOUS_FROM && gone.len() * 4 > known.len() * 3 {
             let tinytask = self.tinytask.as_ref()?;
             let answers = join_all(gone.iter().take(8).map(|id| tinytask.detail(*id))).await;
-            if answers.iter().all(|answer| matches!(answer, Ok(Detail::NotFound))) {
+            if answers
+                .iter()
+                .all(|answer| matches!(answer, Ok(Detail::NotFound)))
+            {
                 let (vanished, of) = (gone.len(), known.len());
                 self.memory.known_open = known;
                 return Some(Tinytask::Suspicious { vanished, of });
@@ -371,15 +496,33 @@ impl Looker {
 
     /// Parked tasks are lifted by a comment, which no list shows.
     async fn watch_parked(&self, seen: &mut Snapshot) {
-        let (Some(tinytask), Tinytask::Fresh { .. }) = (&self.tinytask, &seen.tinytask) else { return };
+        let (Some(tinytask), Tinytask::Fresh { .. }) = (&self.tinytask, &seen.tinytask) else {
+            return;
+        };
         let parked = |subject: &RunSubject, history: &History| {
-            let id = subject.task().filter(|id| seen.tasks.contains_key(id) && !seen.details.contains_key(id))?;
-            let entry = history.verdicts.last()?.tasks.iter().find(|task| task.key.id == id)?;
+            let id = subject
+                .task()
+                .filter(|id| seen.tasks.contains_key(id) && !seen.details.contains_key(id))?;
+            let entry = history
+                .verdicts
+                .last()?
+                .tasks
+                .iter()
+                .find(|task| task.key.id == id)?;
             matches!(entry.write, Some(Write::Park { .. })).then_some(id)
         };
-        let wanted: Vec<TaskId> = seen.histories.iter().filter_map(|(subject, history)| parked(subject, history)).collect();
+        let wanted: Vec<TaskId> = seen
+            .histories
+            .iter()
+            .filter_map(|(subject, history)| parked(subject, history))
+            .collect();
         let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
-        seen.details.extend(wanted.into_iter().zip(details).filter_map(|(id, detail)| Some((id, detail.ok()?))));
+        seen.details.extend(
+            wanted
+                .into_iter()
+                .zip(details)
+                .filter_map(|(id, detail)| Some((id, detail.ok()?))),
+        );
     }
 
     // ── the past ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -397,14 +540,35 @@ impl Looker {
         if memory.subjects.is_none() {
             memory.subjects = Some(runs::subjects(&self.layout)?.into_iter().collect());
         }
-        let (Some(recent), Some(subjects)) = (&memory.recent, &memory.subjects) else { return Ok(()) };
+        let (Some(recent), Some(subjects)) = (&memory.recent, &memory.subjects) else {
+            return Ok(());
+        };
         seen.recent.clone_from(recent);
-        let tasks = seen.tasks.keys().chain(seen.details.keys()).map(|id| RunSubject::Task(*id));
+        let tasks = seen
+            .tasks
+            .keys()
+            .chain(seen.details.keys())
+            .map(|id| RunSubject::Task(*id));
         let runs = seen.runs.iter().map(|run| run.dir.id.subject);
-        let people = seen.controls.retry.iter().chain(&seen.controls.release).copied();
+        let people = seen
+            .controls
+            .retry
+            .iter()
+            .chain(&seen.controls.release)
+            .copied();
         let touched = seen.runs.iter().filter_map(|run| run.spec.as_ref());
-        let touched = touched.flat_map(|spec| spec.baseline.tasks.iter().map(|task| RunSubject::Task(task.key.id)));
-        let wanted: BTreeSet<RunSubject> = tasks.chain(runs).chain(people).chain(touched).chain([RunSubject::Inbound]).collect();
+        let touched = touched.flat_map(|spec| {
+            spec.baseline
+                .tasks
+                .iter()
+                .map(|task| RunSubject::Task(task.key.id))
+        });
+        let wanted: BTreeSet<RunSubject> = tasks
+            .chain(runs)
+            .chain(people)
+            .chain(touched)
+            .chain([RunSubject::Inbound])
+            .collect();
         for subject in wanted.intersection(subjects) {
             let history = match memory.histories.get(subject) {
                 Some(history) => history.clone(),
@@ -420,7 +584,9 @@ impl Looker {
             seen.histories.insert(*subject, history);
         }
         // Closed tasks leave the lists, and so the cache.
-        memory.histories.retain(|subject, _| wanted.contains(subject));
+        memory
+            .histories
+            .retain(|subject, _| wanted.contains(subject));
         Ok(())
     }
 
@@ -437,13 +603,25 @@ impl Looker {
             }
             let Some(spec) = &run.spec else { continue };
             let output = goose::read_output(&self.layout.run(&run.dir).output());
-            let left: Vec<_> = spec.baseline.inbound.iter().filter(|file| present.contains(file)).cloned().collect();
+            let left: Vec<_> = spec
+                .baseline
+                .inbound
+                .iter()
+                .filter(|file| present.contains(file))
+                .cloned()
+                .collect();
             let mut created = Vec::new();
-            if !left.is_empty() && spec.baseline.highest_task > 0
+            if !left.is_empty()
+                && spec.baseline.highest_task > 0
                 && let Some(tinytask) = &self.tinytask
             {
                 match tinytask.all_tasks().await {
-                    Ok(tasks) => created.extend(tasks.iter().map(|t| t.id).filter(|id| id.number() > spec.baseline.highest_task)),
+                    Ok(tasks) => created.extend(
+                        tasks
+                            .iter()
+                            .map(|t| t.id)
+                            .filter(|id| id.number() > spec.baseline.highest_task),
+                    ),
                     // Without the answer there is no verdict; the next look asks again.
                     Err(_) => continue,
                 }
@@ -453,7 +631,9 @@ impl Looker {
                 cost: output.cost,
                 sign: output.sign,
                 asked: output.asked,
-                folder: spec.task.map_or(0, |task| inbound::digest(&self.layout.task_folder(task.id))),
+                folder: spec
+                    .task
+                    .map_or(0, |task| inbound::digest(&self.layout.task_folder(task.id))),
                 left,
                 created,
             });
@@ -464,7 +644,9 @@ impl Looker {
     pub fn vitals(&self, seen: &mut Snapshot, now: &Now) {
         for run in &mut seen.runs {
             let Some(state) = &run.state else { continue };
-            let RunState::Running { agent } = &state.state else { continue };
+            let RunState::Running { agent } = &state.state else {
+                continue;
+            };
             if state.boot_id != now.boot_id {
                 continue;
             }
@@ -472,7 +654,9 @@ impl Looker {
             let vitals = process::vitals(agent);
             run.vitals = Vitals {
                 agent_pid: Some(agent.pid),
-                cpu_percent: vitals.filter(|_| since.0 > 0).map(|(cpu, _)| cpu.0 as f64 * 100.0 / since.0 as f64),
+                cpu_percent: vitals
+                    .filter(|_| since.0 > 0)
+                    .map(|(cpu, _)| cpu.0 as f64 * 100.0 / since.0 as f64),
                 rss_kb: vitals.map(|(_, rss)| rss),
                 last_sign: self.last_sign(run),
             };
@@ -481,14 +665,21 @@ impl Looker {
 
     fn last_sign(&self, run: &Run) -> Option<Timestamp> {
         let output = files::modified(&self.layout.run(&run.dir).output());
-        let folder = run.dir.id.subject.task().and_then(|id| files::modified(&self.layout.task_folder(id)));
+        let folder = run
+            .dir
+            .id
+            .subject
+            .task()
+            .and_then(|id| files::modified(&self.layout.task_folder(id)));
         output.max(folder)
     }
 }
 
 /// Is the task still what its launch was decided on?
 pub fn is_still_runnable(detail: &Detail, queue: &QueueName) -> bool {
-    let Detail::Found(found) = detail else { return false };
+    let Detail::Found(found) = detail else {
+        return false;
+    };
     found.task.status == TaskStatus::Idle
         && !found.task.is_archived
         && !found.task.is_blocked
@@ -502,7 +693,13 @@ fn unreadable(dir: RunDir) -> Run {
         dir,
         spec: None,
         state: None,
-        observed: Observed { spec: true, pid_file: false, shim: false, state: ObservedState::None, alive: None },
+        observed: Observed {
+            spec: true,
+            pid_file: false,
+            shim: false,
+            state: ObservedState::None,
+            alive: None,
+        },
         ended_by_daemon: None,
         verdict: None,
         evidence: None,

@@ -210,7 +210,10 @@ pub fn become_subreaper() -> io::Result<()> {
 
 /// The session this process is in.
 pub fn own_session() -> i32 {
-    stat(std::process::id().cast_signed()).ok().flatten().map_or(0, |own| own.session)
+    stat(std::process::id().cast_signed())
+        .ok()
+        .flatten()
+        .map_or(0, |own| own.session)
 }
 
 /// Collects dead children that nobody waits for by name: those that `is_stray` says are.

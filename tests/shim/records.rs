@@ -18,6 +18,7 @@ fn verdict(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
         tasks: tasks
             .iter()
             .map(|&id| TaskVerdict {
+                previous_assigned_to: None,
                 key: TaskKey {
                     id: id.try_into().expect("a task"),
                     created_at: 1,
@@ -65,7 +66,7 @@ fn finishing_twice_adds_nothing_twice() {
     let first = judge(&run, 10, &[7, 8]);
     assert_eq!(
         runs::list_live(&world.layout).expect("a list").0,
-        [run.dir.clone()]
+        std::slice::from_ref(&run.dir)
     );
     for _ in 0..3 {
         runs::finish(&world.layout, &run.dir, &first).expect("finished");
@@ -73,12 +74,16 @@ fn finishing_twice_adds_nothing_twice() {
     assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
     assert_eq!(
         runs::recent(&world.layout, 10).expect("recent"),
-        [first.clone()]
+        std::slice::from_ref(&first)
     );
     for task in [7, 8] {
         let subject = RunSubject::Task(TaskId::try_from(task).expect("a task"));
         let history = runs::history(&world.layout, subject).expect("a history");
-        assert_eq!(history.verdicts, [first.clone()], "task {task}");
+        assert_eq!(
+            history.verdicts,
+            std::slice::from_ref(&first),
+            "task {task}"
+        );
         assert_eq!(history.last_run, u32::from(task == 7));
     }
     assert_eq!(runs::subjects(&world.layout).expect("subjects").len(), 2);

@@ -185,6 +185,10 @@ impl Seen {
         let mut alive = Alive::default();
         for process in &self.processes {
             let id = process.stat.id();
+            // Asked about a shim that is alive but stopped, say: it is no leftover.
+            if shim == Some(&id) {
+                continue;
+            }
             let is_member = is_in_session(&process.stat) && !is_refuted;
             if question.agent.as_ref() == Some(&id) {
                 alive.agent = Some(id);
@@ -213,7 +217,7 @@ fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examine
         is_certain: questions
             .iter()
             .map(|question| {
-                tokens.iter().any(|token| *token == question.run.token)
+                tokens.contains(&question.run.token)
                     || question.lock.is_some_and(|lock| locks.contains(&lock))
             })
             .collect(),

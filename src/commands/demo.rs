@@ -18,7 +18,7 @@ use crate::core::record::{Verdict, VerdictRecord};
 use crate::edge::files::{self, Durability};
 use crate::edge::{clock, runs};
 use crate::report::{Exit, Failure};
-use crate::view::{Hop, timeline};
+use crate::view::{self, Hop, timeline};
 
 /// The scripted agents, by queue.
 const AGENTS: [(&str, &str); 5] = [
@@ -352,18 +352,15 @@ fn files_text(layout: &Layout, keep: bool) -> String {
     let mut text = "what happened is all in files:\n".to_owned();
     let task: Option<TaskId> = "1".parse().ok();
     if let Some(task) = task {
-        text.push_str(&format!(
-            "  workqueue/task_{task}/    {}\n",
-            list(&layout.task_folder(task))
-        ));
+        let mut shown = vec![layout.task_folder(task)];
         let runs = runs::list_runs(layout, RunSubject::Task(task)).unwrap_or_default();
-        if let Some(run) = runs.first() {
-            let dir = layout.run(run).dir;
-            let shown = dir.strip_prefix(layout.base()).unwrap_or(&dir);
-            text.push_str(&format!(
-                "  {shown}/\n                        {}\n",
-                list(&dir)
-            ));
+        shown.extend(runs.first().map(|run| layout.run(run).dir));
+        for dir in shown {
+            let name = dir.strip_prefix(layout.base()).unwrap_or(&dir);
+            text.push_str(&format!("  {name}/\n"));
+            for line in view::text::wrap(&list(&dir), view::text::WIDTH - 4) {
+                text.push_str(&format!("    {line}\n"));
+            }
         }
     }
     if keep {

@@ -535,7 +535,13 @@ impl<'a> Deciding<'a> {
                 | Meaning::Running
                 | Meaning::Ending
                 | Meaning::SignalledAlive
-                | Meaning::Orphan => Hold::Running { run: run_id },
+                | Meaning::Orphan => {
+                    if task.queue().is_none_or(|queue| queue == run.dir.queue) {
+                        Hold::Running { run: run_id }
+                    } else {
+                        Hold::RunNotOver { run: run_id }
+                    }
+                }
             });
         }
         let unfinished = |run: &&Run| {

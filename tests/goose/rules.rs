@@ -117,8 +117,7 @@ fn the_next_agent_starts_when_the_last_one_is_over_not_when_it_hands_on() {
         let status = world.status();
         let product = (status["queues"].as_array().into_iter().flatten())
             .find(|queue| queue["queue"] == "product");
-        std::fs::write("/tmp/goose2-status.json", format!("{status:#}")).unwrap();
-        product.is_some_and(|product| product["tasks"][0]["task"] == id)
+        product.is_some_and(|product| product["tasks"][0]["hold"]["hold"] == "run_not_over")
     });
     let why = world.types(&["why", &id.to_string()]);
     assert!(why.out.contains("architect"), "{}", why.out);

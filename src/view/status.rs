@@ -25,7 +25,7 @@ pub struct StatusInput<'a> {
     pub today: Today,
     /// Sentences a person should read: settings that were ignored, folders others may write to.
     pub warnings: Vec<String>,
-    /// An absolute time in words: [`status_json`](super::status_json) should be given one that writes UTC.
+    /// An absolute time in words: [`status_json`](super::status_json()) should be given one that writes UTC.
     pub time: &'a dyn Fn(Timestamp) -> String,
 }
 

@@ -238,11 +238,13 @@ impl Case<'_> {
     fn after(&self, id: TaskId) -> Option<Detail> {
         self.seen.details.get(&id).cloned().or_else(|| {
             let task = self.seen.tasks.get(&id)?.clone();
+            let children = self.seen.tasks.values().filter(|t| t.parent == Some(id));
+            let open_subtasks = children.count() as u32;
             Some(Detail::Found(FoundDetail {
                 task,
                 last_comment: 0,
                 our_comments: Vec::new(),
-                open_subtasks: 0,
+                open_subtasks,
             }))
         })
     }

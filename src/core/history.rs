@@ -264,3 +264,6 @@ impl FileStanding {
         standing
     }
 }
+
+#[cfg(test)]
+mod tests;

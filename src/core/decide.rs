@@ -11,7 +11,7 @@ use crate::core::model::{
     Recipe, RunId, RunSubject, StoppedBy, Task, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::policy::{SHIM_OVERDUE, probe_backoff};
-use crate::core::record::{FailureClass, VerdictRecord};
+use crate::core::record::{FailureClass, Verdict, VerdictRecord};
 use crate::core::verdict::{Case, Count, Meaning};
 use crate::core::{
     Action, Decision, Hold, InboundEntry, InboundState, Launch, Mark, Policy, Run, Snapshot,
@@ -494,22 +494,40 @@ impl<'a> Deciding<'a> {
         let mut touching = BTreeMap::new();
         for (run, _) in self.live() {
             let Some(spec) = &run.spec else { continue };
-            let began = began(run)
-                .map_or(spec.times.written.wall, |m| m.wall)
-                .seconds();
+            let since = began(run).unwrap_or(&spec.times.written);
             for task in self.seen.tasks.values() {
                 let before = spec.baseline.tasks.iter().find(|b| b.key == task.key());
                 let left =
                     before.is_some() && task.assigned_to.as_deref() != Some(spec.queue.as_str());
-                // It may have come into the queue after the launch and left it again since.
+                // It may have come into the queue after the launch, and left it again since.
                 let passed = task.previous_assigned_to.as_deref() == Some(spec.queue.as_str())
-                    && task.updated_at.seconds() >= began;
+                    && task.updated_at.seconds() >= since.wall.seconds()
+                    && !self.was_there_before(task, run.dir.id, since);
                 if left || passed {
                     touching.entry(task.id).or_insert(run.dir.id);
                 }
             }
         }
         touching
+    }
+
+    /// Do the records show the task in its present queue already, by a run there or by a hand-off that is older than `run`?
+    fn was_there_before(&self, task: &Task, run: RunId, began: &Moment) -> bool {
+        let Some(queue) = task.queue() else {
+            return false;
+        };
+        let history = self.seen.histories.get(&RunSubject::Task(task.id));
+        let Some(last) = history
+            .and_then(|history| history.verdicts.last())
+            .filter(|last| last.run != run)
+        else {
+            return false;
+        };
+        let handed_here = last.tasks.iter().any(|entry| {
+            let to = Some(queue.as_str().to_owned());
+            entry.key == task.key() && entry.verdict == Verdict::HandedOff { to }
+        });
+        last.queue == queue || (handed_here && last.judged.wall <= began.wall)
     }
 
     fn task_hold(

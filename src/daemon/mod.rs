@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -37,6 +36,9 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+/// How long after a look that failed the next one is tried.
+const BLIND: Duration = Duration::from_secs(1);
+
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -161,7 +163,21 @@ impl Daemon {
         loop {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
-            let (seen, decision, acted) = self.round(scope).await?;
+            let (seen, decision, acted) = match self.round(scope).await {
+                Ok(round) => round,
+                Err(error) => {
+                    // A folder that cannot be read now may be again; agents do not need the daemon meanwhile.
+                    error!(
+                        error = chain(&error),
+                        "cannot look; trying again in a moment"
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(BLIND) => continue,
+                        _ = signals.term.recv() => return Ok(self.leave(&Snapshot::default(), "TERM")),
+                        _ = signals.int.recv() => return Ok(self.leave(&Snapshot::default(), "INT")),
+                    }
+                }
+            };
             self.record(&seen, &decision, "inotify");
             self.watch_processes(&seen, &decision);
             if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
@@ -332,15 +348,11 @@ impl Daemon {
                 self.bell.notify_one();
                 continue;
             };
-            // SAFETY: the pidfd is moved in and stays open, under the same number, for as long as the AsyncFd lives.
-            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else {
-                continue;
-            };
+            let Ok(pidfd) = pidfd.watch() else { continue };
             let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
-                if pidfd.readable().await.is_ok() {
-                    bell.notify_one();
-                }
+                pidfd.over().await;
+                bell.notify_one();
             });
             self.watched.insert(run, watching);
         }

@@ -64,6 +64,7 @@ pub struct Memory {
     pub closed: inbound::Closed,
     /// Answers that made a launch impossible at the last moment; they count in the next look.
     pub rechecked: BTreeMap<TaskId, Detail>,
+    recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,
     recent: Option<Vec<VerdictRecord>>,
@@ -305,7 +306,10 @@ impl Looker {
         )
         .map_err(io(&layout.inbound()))?;
         let chosen = self.config.recipe_files();
-        seen.recipes = recipe::list(&layout.recipes(), &chosen)
+        seen.recipes = self
+            .memory
+            .recipes
+            .list(&layout.recipes(), &chosen)
             .into_iter()
             .collect();
         seen.troubles.extend(

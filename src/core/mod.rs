@@ -27,6 +27,9 @@ pub mod policy;
 pub mod record;
 pub mod verdict;
 
+#[cfg(test)]
+mod given;
+
 use layout::RunDir;
 use model::{
     Detail, FileKey, Leftover, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, Recipe,

@@ -18,6 +18,10 @@ use crate::core::{
     StrangerKind, Subject, Tinytask,
 };
 
+mod outage;
+
+use outage::in_a_row;
+
 /// What to do now. Calling it twice with the same arguments gives the same answer.
 pub fn decide(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     let mut deciding = Deciding {
@@ -945,16 +949,16 @@ impl<'a> Deciding<'a> {
         let (last, n) = in_a_row(of_provider, FailureClass::Provider, silent)?;
         let left = last.judged.left_of(probe_backoff(n), self.now);
         let until = self.now.wall.plus(left);
-        // A run that was launched a moment ago has no state yet.
-        let since = |run: &Run| {
-            let written = run.spec.as_ref().map(|spec| &spec.times.written);
-            let began = began(run).or(written);
-            began.is_some_and(|b| b.age(self.now) < last.judged.age(self.now))
+        // By the spec, which is there before the shim: the look right after a launch finds no state yet, and must not take
+        // that for no probe.
+        let is_probe = |run: &Run| {
+            run.spec.as_ref().is_some_and(|spec| {
+                let written = spec.times.written.age(self.now);
+                spec.provider.as_ref() == Some(provider) && written < last.judged.age(self.now)
+            })
         };
         let probe = (self.live())
-            .find(|(run, _)| {
-                run.spec.as_ref().and_then(|s| s.provider.as_ref()) == Some(provider) && since(run)
-            })
+            .find(|(run, _)| is_probe(run))
             .map(|(run, _)| run.dir.id);
         if left.0 == 0 && probe.is_none() && probing.insert(provider.clone()) {
             return None;
@@ -1021,25 +1025,6 @@ fn reason(verdict: &VerdictRecord) -> String {
         .failure
         .as_ref()
         .map_or_else(|| verdict.outcome.to_string(), |f| f.reason.clone())
-}
-
-/// The newest of `verdicts` (newest first) and how many in a row failed with `class`, passing over those that say nothing
-/// of it; `None` when the newest one that does say something is no such failure.
-fn in_a_row<'v>(
-    verdicts: impl Iterator<Item = &'v VerdictRecord>,
-    class: FailureClass,
-    says_nothing: impl Fn(&VerdictRecord) -> bool,
-) -> Option<(&'v VerdictRecord, u32)> {
-    let mut newest = None;
-    let mut n = 0;
-    for verdict in verdicts.filter(|v| !says_nothing(v)) {
-        if verdict.failure.as_ref().is_none_or(|f| f.class != class) {
-            break;
-        }
-        newest.get_or_insert(verdict);
-        n += 1;
-    }
-    newest.map(|verdict| (verdict, n))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use calypso_watch::core::InboundState;
 use calypso_watch::core::layout::Layout;
-use calypso_watch::core::model::{Millis, TaskId};
+use calypso_watch::core::model::{Millis, TaskId, Timestamp};
 use calypso_watch::edge::watch::{self, Areas, Error, Wake, Watch};
 use calypso_watch::edge::{clock, inbound};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -170,6 +170,28 @@ async fn a_file_is_known_complete_when_its_writer_closes_it() {
         world.state("slow.md"),
         Some(InboundState::Settling { .. })
     ));
+}
+
+#[tokio::test]
+async fn a_writer_that_pauses_before_its_first_byte_is_waited_for() {
+    let mut world = World::new();
+    let file = File::create(world.layout.inbound().join("slow.md")).expect("writable");
+    world.until(|wake| wake.areas.inbound).await;
+    // As a look five seconds later would see it: the times say settled, the watcher knows better, for ten seconds.
+    let later = Timestamp(clock::wall().0 + 5_000);
+    let look = |known: &inbound::Closed| {
+        let dir = world.layout.inbound();
+        let none = globset::GlobSet::empty();
+        inbound::look(&dir, Millis::secs(1), &none, later, known).expect("readable")[0]
+            .state
+            .clone()
+    };
+    assert!(matches!(
+        look(&world.watch.closed_inbound()),
+        InboundState::Settling { .. }
+    ));
+    assert_eq!(Some(look(&inbound::Closed::new())), SETTLED);
+    drop(file);
 }
 
 #[tokio::test]

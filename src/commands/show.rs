@@ -296,11 +296,19 @@ impl Found {
                 .as_deref()
                 .map(|by| format!(" by {by}"))
                 .unwrap_or_default();
+            let birth = self.birth(task.created_at);
+            // tinytask tells whole seconds: within its second, the birth comes after the run it was part of began.
+            let began = birth
+                .iter()
+                .map(|line| line.at)
+                .filter(|at| at.seconds() <= task.created_at.seconds())
+                .max();
+            story.extend(birth);
+            let at = began.unwrap_or(task.created_at).max(task.created_at);
             story.push(StoryLine {
-                at: task.created_at,
+                at,
                 text: format!("#{id} created{by}"),
             });
-            story.extend(self.birth(task.created_at));
         }
         for record in &runs::history(layout, RunSubject::Task(id))?.verdicts {
             story.extend(lines_of(record));

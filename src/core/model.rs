@@ -396,6 +396,10 @@ pub struct TaskKey {
 
 /// A `get_task` answer, with what only it shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few are held at a time, and nearly all are `Found`"
+)]
 pub enum Detail {
     /// "Task not found": deleted, or never there.
     NotFound,

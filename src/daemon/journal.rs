@@ -231,6 +231,13 @@ impl Journal {
     fn seen_holds(&mut self, seen: &Snapshot, decision: &Decision, at: Timestamp) {
         let mut said = BTreeMap::new();
         for (subject, hold) in &decision.holds {
+            // The run's own lines tell these.
+            let is_told = matches!(hold, Hold::Running { .. })
+                || (matches!(hold, Hold::VerdictWaits { .. })
+                    && matches!(seen.tinytask, Tinytask::Fresh { .. }));
+            if is_told {
+                continue;
+            }
             let kind = kind(hold);
             if self.holds.get(subject) != Some(&kind) {
                 let mut event = StoryEvent {

@@ -162,7 +162,6 @@ impl Daemon {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
             let (seen, decision, acted) = self.round(scope).await?;
-            self.event = None;
             self.record(&seen, &decision, "inotify");
             self.watch_processes(&seen, &decision);
             if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
@@ -199,6 +198,7 @@ impl Daemon {
                 Acted::Nothing => timers.succeeded(),
                 Acted::Something => {}
             }
+            self.event = None;
             // Looks keep a gap that grows with their cost, so that a storm of events cannot keep tinytask busy.
             let rest = began.elapsed().min(Duration::from_secs(2));
             tokio::time::sleep(rest).await;

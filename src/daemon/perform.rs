@@ -42,6 +42,13 @@ enum Error {
     },
 }
 
+/// What the shim is to run.
+struct Command {
+    argv: Vec<String>,
+    /// Added to the daemon's own environment.
+    env: Vec<(String, String)>,
+}
+
 impl Daemon {
     /// All actions of a decision, in order.
     pub(super) async fn perform(
@@ -166,7 +173,7 @@ impl Daemon {
                 None
             }
         };
-        let (argv, env) = match self.command(launch, seen) {
+        let Command { argv, env } = match self.command(launch, seen) {
             Ok(command) => command,
             Err(error) => {
                 self.stuck.insert(launch.queue.clone(), chain(&error));
@@ -187,11 +194,7 @@ impl Daemon {
         Ok(true)
     }
 
-    fn command(
-        &self,
-        launch: &Launch,
-        seen: &Snapshot,
-    ) -> Result<(Vec<String>, Vec<(String, String)>), goose::Error> {
+    fn command(&self, launch: &Launch, seen: &Snapshot) -> Result<Command, goose::Error> {
         let config = &self.looker.config;
         let recipe = seen
             .recipes
@@ -206,7 +209,10 @@ impl Daemon {
             &self.looker.layout,
             &capabilities,
         )?;
-        Ok((argv, goose::environment(config, &launch.queue)?))
+        Ok(Command {
+            argv,
+            env: goose::environment(config, &launch.queue)?,
+        })
     }
 
     #[expect(

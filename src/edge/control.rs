@@ -126,7 +126,7 @@ mod tests {
 
     fn base() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let layout = Layout::new(Utf8Path::from_path(dir.path()).expect("UTF-8"));
+        let layout = Layout::new(camino::Utf8Path::from_path(dir.path()).expect("UTF-8"));
         std::fs::create_dir(layout.state()).expect("an empty folder");
         (dir, layout)
     }
@@ -179,7 +179,7 @@ mod tests {
     fn names_that_mean_nothing_are_odd_and_printable() {
         use std::os::unix::ffi::OsStrExt as _;
         let (_dir, layout) = base();
-        ensure_dir(&layout.control()).expect("writable");
+        make_folder(&layout).expect("writable");
         for name in [
             &b"retry-task_07"[..],
             b"retry-task_-1",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use serde::Deserialize;
 
 use crate::core::model::{Parameter, QueueName, Recipe, Timestamp};
@@ -393,11 +393,6 @@ fn render_text(text: &str, values: &BTreeMap<String, String>) -> String {
     minijinja::Environment::new()
         .render_str(text, values)
         .unwrap_or_else(|_| text.to_owned())
-}
-
-/// The path goose is given for a recipe file.
-pub fn path(recipes: &Utf8Path, recipe: &Recipe) -> Utf8PathBuf {
-    recipes.join(&recipe.file)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ fn verdict(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
         tasks: tasks
             .iter()
             .map(|&id| TaskVerdict {
+                previous_assigned_to: None,
                 key: TaskKey {
                     id: id.try_into().expect("a task"),
                     created_at: 1,

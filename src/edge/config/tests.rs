@@ -1,6 +1,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests write what a person would")]
 
+use super::safety::{check_file_system, mounted_as};
 use super::*;
+use crate::core::model::Millis;
 
 struct Base {
     _dir: tempfile::TempDir,
@@ -394,6 +396,24 @@ fn an_env_file_is_read_and_its_lines_never_quoted_in_errors() {
         Err(Error::Read { .. })
     ));
     assert!(env_file(&base.path).is_err());
+}
+
+#[test]
+fn an_env_file_that_everyone_can_write_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let base = base("[queues.coder]\nenv_file = 'x.env'");
+    let warnings = || {
+        load_from(&base.path, &[], &[])
+            .expect("good settings")
+            .warnings
+    };
+    assert_eq!(warnings(), Vec::<String>::new(), "it need not be there yet");
+    let path = base.path.join("x.env");
+    for (mode, count) in [(0o644, 0), (0o666, 1)] {
+        std::fs::write(&path, "A=1").expect("writable");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("ours");
+        assert_eq!(warnings().len(), count);
+    }
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examine
         is_certain: questions
             .iter()
             .map(|question| {
-                tokens.iter().any(|token| *token == question.run.token)
+                tokens.contains(&question.run.token)
                     || question.lock.is_some_and(|lock| locks.contains(&lock))
             })
             .collect(),

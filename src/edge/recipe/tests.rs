@@ -1,5 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests write what a person would")]
 
+use camino::Utf8PathBuf;
+
 use super::*;
 
 struct Recipes {

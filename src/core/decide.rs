@@ -163,15 +163,24 @@ impl<'a> Deciding<'a> {
                     });
                 }
                 Meaning::OrphanLeftovers | Meaning::StillAlive => self.still_alive(run),
-                Meaning::Unknown => {
-                    self.hold(Subject::Run(run.dir.id), Hold::Unknown { run: run.dir.id })
-                }
+                Meaning::Unknown => self.hold(Subject::Run(run.dir.id), self.unknown(run)),
                 Meaning::Clear => self.out.actions.push(Action::ClearPidFile {
                     run: run.dir.clone(),
                 }),
                 Meaning::Complete => self.judge(run),
             }
         }
+    }
+
+    /// Why nothing can be told of a run.
+    fn unknown(&self, run: &Run) -> Hold {
+        let unreadable = self.unreadable(run.dir.id.subject);
+        unreadable.unwrap_or(Hold::Unknown { run: run.dir.id })
+    }
+
+    fn unreadable(&self, subject: RunSubject) -> Option<Hold> {
+        let error = self.seen.unreadable.get(&subject)?.clone();
+        Some(Hold::UnreadableRecords { error })
     }
 
     /// The daemon acts where the shim cannot: it is dead, or did not act in time (stopped, say).
@@ -325,10 +334,11 @@ impl<'a> Deciding<'a> {
         let open = match &self.seen.tinytask {
             Tinytask::Fresh { .. } => true,
             Tinytask::NotAsked => false,
-            Tinytask::Unreachable { since, error } => {
+            Tinytask::Unreachable { since, error, hint } => {
                 let hold = Hold::TinytaskUnreachable {
                     since: since.clone(),
                     error: error.clone(),
+                    hint: hint.clone(),
                 };
                 self.hold(Subject::Everything, hold);
                 false
@@ -385,6 +395,9 @@ impl<'a> Deciding<'a> {
             return Err(Hold::HeldByFile);
         }
         if let Some(hold) = self.stranger_hold(RunSubject::Inbound) {
+            return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(RunSubject::Inbound) {
             return Err(hold);
         }
         let standing = match self.seen.histories.get(&RunSubject::Inbound) {
@@ -496,7 +509,7 @@ impl<'a> Deciding<'a> {
                 Meaning::Complete | Meaning::Clear | Meaning::Litter => {
                     Hold::VerdictWaits { run: run_id }
                 }
-                Meaning::Unknown => Hold::Unknown { run: run_id },
+                Meaning::Unknown => self.unknown(run),
                 Meaning::StillAlive | Meaning::OrphanLeftovers => {
                     let leftovers = run
                         .observed
@@ -525,6 +538,9 @@ impl<'a> Deciding<'a> {
             return Err(Hold::VerdictWaits { run: run.dir.id });
         }
         if let Some(hold) = self.stranger_hold(subject) {
+            return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(subject) {
             return Err(hold);
         }
         if let Some(run) = touching.get(&task.id) {

@@ -158,24 +158,44 @@ impl Daemon {
         let mut timers = Timers::new();
         let mut scope = Scope::Everything;
         let mut rounds = 0;
+        // What was last seen, for a look that fails, and for leaving.
+        let mut last: Option<Snapshot> = None;
         loop {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
-            let (seen, decision, acted) = self.round(scope).await?;
-            self.record(&seen, &decision, "inotify");
-            self.watch_processes(&seen, &decision);
-            if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                warn!(error = %error, "some task folders are left to the rescan");
-            }
+            let round = self.round(scope).await;
+            let wake_at;
+            let acted = match round {
+                Ok((looked, decision, acted)) => {
+                    wake_at = decision.wake_at;
+                    self.record(&looked, &decision, "inotify");
+                    self.watch_processes(&looked, &decision);
+                    if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
+                        warn!(error = %error, "some task folders are left to the rescan");
+                    }
+                    if scope == Scope::Everything && timers.take_prune() {
+                        self.prune(&looked);
+                    }
+                    self.revive_builtin(&looked).await;
+                    last = Some(looked);
+                    acted
+                }
+                // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
+                Err(error) if last.is_none() => return Err(error),
+                Err(error) => {
+                    error!(
+                        error = chain(&error),
+                        "cannot look; nothing is started until that is over"
+                    );
+                    wake_at = None;
+                    Acted::Failed
+                }
+            };
             timers.looked(
                 scope,
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
-            if scope == Scope::Everything && timers.take_prune() {
-                self.prune(&seen);
-            }
-            self.revive_builtin(&seen).await;
 
             rounds = if acted == Acted::Something {
                 rounds + 1
@@ -224,7 +244,7 @@ impl Daemon {
                         process::reap_strays(|stat| stat.session != own_session);
                         continue;
                     }
-                    () = timers.due(decision.wake_at) => {
+                    () = timers.due(wake_at) => {
                         if timers.take_rescan() {
                             watch.verify();
                         }
@@ -235,7 +255,7 @@ impl Daemon {
                         break Scope::Queues;
                     }
                 };
-                return Ok(self.leave(&seen, reason));
+                return Ok(self.leave(&last.unwrap_or_default(), reason));
             };
         }
     }

@@ -327,7 +327,8 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     let mut live = Vec::new();
     let mut odd = Vec::new();
     for name in names(&layout.live())? {
-        match RunDir::parse_live(&name) {
+        let is_file = |dir: &RunDir| !layout.live_entry(dir).is_dir();
+        match RunDir::parse_live(&name).filter(is_file) {
             Some(dir) => live.push(dir),
             None => odd.push(name),
         }
@@ -337,17 +338,21 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
 }
 
 /// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. Nothing
-/// is removed while somebody holds shim.lock, or once there is a spec, even a torn one.
+/// is removed while somebody holds shim.lock. A directory with a torn spec, which only a power cut leaves, stays for people
+/// to look at; only its entry goes, or it would be looked at for ever.
 pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     let paths = layout.run(dir);
     let lock = paths.shim_lock();
     let spec = paths.spec();
-    if files::is_held_at(&lock).map_err(io_error("look at", &lock))?
-        || files::identity(&spec)
-            .map_err(io_error("look at", &spec))?
-            .is_some()
-    {
+    if files::is_held_at(&lock).map_err(io_error("look at", &lock))? {
         return Ok(false);
+    }
+    let has_spec = files::identity(&spec).map_err(io_error("look at", &spec))?;
+    if has_spec.is_some() {
+        return match read_spec(layout, dir)? {
+            Some(_) => Ok(false),
+            None => remove(&layout.live_entry(dir)),
+        };
     }
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {

@@ -241,11 +241,7 @@ impl World {
         while !self.log().contains("watching") || self.daemon_record().is_null() {
             let ended = self.daemon.as_mut().and_then(|d| d.try_wait().ok()?);
             assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());
-            assert!(
-                begun.elapsed() < LIMIT,
-                "it never watched:\n{}",
-                self.log()
-            );
+            assert!(begun.elapsed() < LIMIT, "it never watched:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -304,7 +300,12 @@ impl World {
         while !is_so() {
             if begun.elapsed() > LIMIT {
                 let status = self.cli(&["status"]);
-                panic!("never came: {what}\n{}{}\n{}", status.out, status.err, self.log());
+                panic!(
+                    "never came: {what}\n{}{}\n{}",
+                    status.out,
+                    status.err,
+                    self.log()
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -356,7 +357,9 @@ fn processes_of(folder: &Path) -> Vec<i32> {
     let is_there = |pid: i32| {
         let dir = PathBuf::from(format!("/proc/{pid}"));
         let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
-        let is_dead = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+        let is_dead = stat
+            .rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with('Z'));
         let works = fs::read_link(dir.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
         let words = fs::read(dir.join("cmdline")).unwrap_or_default();
         !is_dead && (works || String::from_utf8_lossy(&words).contains(&name))

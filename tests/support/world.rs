@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use crate::tinytask::Tinytask;
 
 /// The program.
@@ -180,10 +178,22 @@ impl World {
         });
     }
 
-    /// A task whose status tinytask is told directly.
-    pub(crate) fn set_status(&self, id: i64, status: &str) {
-        let args = json!({"id": id, "status": status});
-        self.tinytask.text("update_task", &args);
+    /// tinytask dies without a word.
+    pub(crate) fn kill_tinytask(&self) {
+        for pid in processes_of(&self.beside("tinytask")) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("ours");
+        }
+        self.eventually("tinytask is gone", || {
+            processes_of(&self.beside("tinytask")).is_empty()
+        });
+    }
+
+    /// It is back where it was.
+    pub(crate) fn restart_tinytask(&mut self) {
+        let url = self.tinytask.url();
+        let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+        self.tinytask = Tinytask::serve_at(&self.beside("tinytask"), address);
     }
 
     // ── the program ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -178,15 +178,24 @@ impl<'a> Deciding<'a> {
                     });
                 }
                 Meaning::OrphanLeftovers | Meaning::StillAlive => self.still_alive(run),
-                Meaning::Unknown => {
-                    self.hold(Subject::Run(run.dir.id), Hold::Unknown { run: run.dir.id })
-                }
+                Meaning::Unknown => self.hold(Subject::Run(run.dir.id), self.unknown(run)),
                 Meaning::Clear => self.out.actions.push(Action::ClearPidFile {
                     run: run.dir.clone(),
                 }),
                 Meaning::Complete => self.judge(run),
             }
         }
+    }
+
+    /// Why nothing can be told of a run.
+    fn unknown(&self, run: &Run) -> Hold {
+        let unreadable = self.unreadable(run.dir.id.subject);
+        unreadable.unwrap_or(Hold::Unknown { run: run.dir.id })
+    }
+
+    fn unreadable(&self, subject: RunSubject) -> Option<Hold> {
+        let error = self.seen.unreadable.get(&subject)?.clone();
+        Some(Hold::UnreadableRecords { error })
     }
 
     /// The daemon acts where the shim cannot: it is dead, or did not act in time (stopped, say).
@@ -329,10 +338,11 @@ impl<'a> Deciding<'a> {
         let open = match &self.seen.tinytask {
             Tinytask::Fresh { .. } => true,
             Tinytask::NotAsked => false,
-            Tinytask::Unreachable { since, error } => {
+            Tinytask::Unreachable { since, error, hint } => {
                 let hold = Hold::TinytaskUnreachable {
                     since: since.clone(),
                     error: error.clone(),
+                    hint: hint.clone(),
                 };
                 self.hold(Subject::Everything, hold);
                 false
@@ -389,6 +399,9 @@ impl<'a> Deciding<'a> {
             return Err(hold);
         }
         if let Some(hold) = self.stranger_hold(RunSubject::Inbound) {
+            return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(RunSubject::Inbound) {
             return Err(hold);
         }
         if self.seen.controls.held.contains(&RunSubject::Inbound) {
@@ -542,7 +555,10 @@ impl<'a> Deciding<'a> {
     ) -> Result<Candidate<'a>, Hold> {
         let subject = RunSubject::Task(task.id);
         if let Some((run, meaning)) = self.live().find(|(run, _)| run.dir.id.subject == subject) {
-            return Err(run_hold(run, meaning));
+            return Err(match meaning {
+                Meaning::Unknown => self.unknown(run),
+                meaning => run_hold(run, meaning),
+            });
         }
         let unfinished = |run: &&Run| {
             run.verdict
@@ -553,6 +569,9 @@ impl<'a> Deciding<'a> {
             return Err(Hold::VerdictWaits { run: run.dir.id });
         }
         if let Some(hold) = self.stranger_hold(subject) {
+            return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(subject) {
             return Err(hold);
         }
         if let Some(run) = touching.get(&task.id) {

@@ -8,6 +8,7 @@ use crate::core::model::{
     Detail, FoundDetail, Millis, Moment, Now, Outcome, RunId, RunState, RunSubject, TaskId,
     TaskStatus,
 };
+use crate::core::policy::SHIM_OVERDUE;
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
     Write,
@@ -348,21 +349,18 @@ impl Daemon {
         let done = self.done.0.clone();
         let is_overdue = *outcome == Outcome::TimedOut;
         tokio::task::spawn_local(async move {
-            match shim.as_ref().filter(|_| !is_overdue) {
-                // A person's wish: the shim knows how, and writes down what came of it.
-                Some(shim) => {
-                    if let Ok(Some(pidfd)) = process::Pidfd::open_checked(shim) {
-                        pidfd.signal(process::Signal::TERM).ok();
-                    }
-                }
-                None => {
-                    process::stop_orphan(&agent, grace).await.ok();
-                    // A shim that let the limit pass is stopped or stuck. It is taken out of the way, and what it would have swept is swept.
-                    if let Some(Ok(Some(pidfd))) =
-                        shim.map(|shim| process::Pidfd::open_checked(&shim))
-                    {
-                        pidfd.signal(process::Signal::KILL).ok();
-                    }
+            // A person's wish: the shim knows how, and writes down what came of it. Until then the run stays in hand, or the
+            // wish, which lies there until the run is over, would be met again by every look.
+            let is_obeyed = match shim.as_ref().filter(|_| !is_overdue) {
+                Some(shim) => is_stopped_by(shim, grace).await,
+                None => false,
+            };
+            if !is_obeyed {
+                process::stop_orphan(&agent, grace).await.ok();
+                // A shim that let the limit pass is stopped or stuck. It is taken out of the way, and what it would have swept is swept.
+                if let Some(Ok(Some(pidfd))) = shim.map(|shim| process::Pidfd::open_checked(&shim))
+                {
+                    pidfd.signal(process::Signal::KILL).ok();
                 }
             }
             done.send(Done {
@@ -456,6 +454,19 @@ fn remove(layout: &crate::core::layout::Layout, control: &Control) -> Result<boo
         what: "cannot remove a control file",
         source,
     })
+}
+
+/// TERM to a shim, and whether it was over in the time that its ladder and its sweep may take.
+async fn is_stopped_by(shim: &crate::core::model::ProcessId, grace: Millis) -> bool {
+    let Ok(Some(pidfd)) = process::Pidfd::open_checked(shim) else {
+        return true;
+    };
+    let Ok(watch) = pidfd.watch() else {
+        return false;
+    };
+    watch.pidfd().signal(process::Signal::TERM).ok();
+    let patience = std::time::Duration::from_millis(grace.0.saturating_add(SHIM_OVERDUE.0));
+    tokio::time::timeout(patience, watch.over()).await.is_ok()
 }
 
 /// The agent, and the shim while it lives.

@@ -235,7 +235,7 @@ impl Daemon {
                         break Scope::Queues;
                     }
                 };
-                return Ok(self.leave(&seen, reason));
+                return Ok(self.leave(reason));
             };
         }
     }
@@ -386,27 +386,24 @@ impl Daemon {
         }
     }
 
-    fn leave(&mut self, seen: &Snapshot, reason: &str) -> Leaving {
+    fn leave(&mut self, reason: &str) -> Leaving {
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
         self.journal.left(reason);
-        let going_on = seen
-            .runs
-            .iter()
-            .filter(|run| {
-                !matches!(
-                    run.meaning(),
-                    Meaning::Litter | Meaning::Complete | Meaning::Clear
-                )
-            })
-            .map(|run| {
-                let pid = match run.state.as_ref().map(|state| &state.state) {
-                    Some(RunState::Running { agent }) => Some(agent.pid),
-                    _ => None,
-                };
-                let title = run.spec.as_ref().and_then(|spec| spec.title.clone());
-                (run.dir.id, title, run.dir.queue.clone(), pid)
-            })
-            .collect();
+        // The last look may be long ago: runs have come to work since, or to their end.
+        let (layout, mut going_on) = (&self.looker.layout, Vec::new());
+        let (live, _) = runs::list_live(layout).unwrap_or_default();
+        for dir in live {
+            let Ok(run) = runs::observe(layout, &dir) else {
+                continue;
+            };
+            let pid = match run.state.map(|state| state.state) {
+                Some(RunState::Running { agent }) if process::is_alive(&agent) => Some(agent.pid),
+                Some(RunState::Starting) | None if run.observed.shim => None,
+                _ => continue,
+            };
+            let title = run.spec.and_then(|spec| spec.title);
+            going_on.push((dir.id, title, dir.queue, pid));
+        }
         info!(reason, "stopped watching");
         Leaving { going_on }
     }

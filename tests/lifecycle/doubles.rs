@@ -21,15 +21,15 @@ fn of_two_daemons_started_at_once_one_is_refused() {
     world.launch(EXE);
     world.eventually("the agent starts", |w| w.count("at-go coder") == 1);
     // Whichever lost the race has ended by itself.
-    let (mine, its) = world.eventually_some("one of them ends", |w| {
-        let its = other.try_wait().expect("it is ours");
-        let mine = !std::path::Path::new(&format!("/proc/{}/fd", w.daemon_pid())).exists()
-            || std::fs::read_dir(format!("/proc/{}/fd", w.daemon_pid())).is_err();
-        (its.is_some() || mine).then_some((mine, its))
+    let its = crate::world::within("one of them ends", Duration::from_secs(30), || {
+        match other.try_wait().expect("it is ours") {
+            Some(status) => Some(Some(status)),
+            None => (!world.daemon_lives()).then_some(None),
+        }
     });
     if let Some(status) = its {
         assert_eq!(status.code(), Some(3));
-        assert!(!mine);
+        assert!(world.daemon_lives());
     } else {
         assert_eq!(world.daemon_ends(), Some(3));
         other.kill().expect("it is ours");
@@ -83,11 +83,11 @@ fn a_hand_off_waits_for_the_agent_that_lingers() {
         .start();
     let task = world.task("architect", "handed on early");
     world.eventually("moved", |w| w.count("moved architect") == 1);
-    world.eventually("held", |w| w.hold(task) == "running");
     // Something else wakes the daemon meanwhile, more than once.
     for n in 0..5 {
         world.write(&format!("workqueue/task_{task}/note-{n}"), "");
         world.ok(&["task", "comment", &task.to_string(), "still there?"]);
+        world.looks();
     }
     assert_eq!(world.count("start coder"), 0);
     world.open("linger");
@@ -146,9 +146,8 @@ fn a_task_set_to_idle_by_hand_is_not_started_beside_its_run() {
         world.ok(&["putback", &task.to_string()]);
         world.ok(&["retry", &task.to_string()]);
         world.ok(&["release", &task.to_string()]);
-        std::thread::sleep(Duration::from_millis(50));
+        world.looks();
     }
-    world.eventually("held", |w| w.hold(task) == "running");
     assert_eq!(world.count("start coder"), 1);
     world.open("go");
     world.eventually("complete", |w| w.is_complete(task));

@@ -269,6 +269,11 @@ impl World {
         status.and_then(|status| status.code())
     }
 
+    pub(crate) fn daemon_lives(&mut self) -> bool {
+        let daemon = self.daemon.as_mut().expect("a daemon was started");
+        daemon.try_wait().expect("it is ours").is_none()
+    }
+
     /// Waits for a daemon that something else ended.
     #[track_caller]
     pub(crate) fn daemon_ends(&mut self) -> Option<i32> {
@@ -610,6 +615,24 @@ impl World {
         mut look: impl FnMut(&Self) -> Option<T>,
     ) -> T {
         within(what, LIMIT, || look(self))
+    }
+
+    /// Returns after a whole look that began after this was called: whatever the daemon is going to do about the present it has
+    /// done. Its lock is touched after each look, so of the two looks waited for here the second one is whole.
+    #[track_caller]
+    pub(crate) fn looks(&self) {
+        let last = || {
+            std::fs::metadata(self.path(".calypso/lock"))
+                .and_then(|meta| meta.modified())
+                .expect("a daemon has run")
+        };
+        let wish = self.path(".calypso/control/pause-nobody");
+        let before = last();
+        std::fs::write(&wish, "").expect("a control file");
+        self.eventually("a look", |_| last() > before);
+        let before = last();
+        std::fs::remove_file(&wish).expect("it is ours");
+        self.eventually("another look", |_| last() > before);
     }
 
     /// For what takes its time by design: back-offs, limits.

@@ -424,6 +424,7 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         .run(shimless("5/1", "blogger", leftovers_alive()))
         .run(unfinished);
     let away = Tinytask::Unreachable {
+        hint: None,
         since: moment(-9),
         error: "refused".into(),
     };
@@ -433,6 +434,7 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         .holds(
             Subject::Everything,
             Hold::TinytaskUnreachable {
+                hint: None,
                 since: moment(-9),
                 error: "refused".into(),
             },

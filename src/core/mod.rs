@@ -539,8 +539,6 @@ pub enum Hold {
         what: String,
     },
     WorkingElsewhere,
-    /// Not among what this look asked tinytask about.
-    NotAsked,
     // an inbound file
     Settling {
         until: Timestamp,

@@ -804,7 +804,9 @@ fn a_failing_provider_holds_all_its_queues_and_one_run_at_a_time_probes_it() {
         .then(["launch 3/1 blogger"])
         .holds_task(1, hold(33, Some("2/1")));
     // A second failure in a row waits twice as long; a success ends it all.
-    let again = base.clone().past(quota("2/1", "coder", 40));
+    let mut second = quota("2/1", "coder", 40);
+    second.started = Some(moment(31));
+    let again = base.clone().past(second);
     given(again.clone())
         .at(50)
         .then(["launch 3/1 blogger"])

@@ -330,7 +330,8 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     let mut live = Vec::new();
     let mut odd = Vec::new();
     for name in names(&layout.live())? {
-        match RunDir::parse_live(&name) {
+        let is_file = |dir: &RunDir| !layout.live_entry(dir).is_dir();
+        match RunDir::parse_live(&name).filter(is_file) {
             Some(dir) => live.push(dir),
             None => odd.push(name),
         }

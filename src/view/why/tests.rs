@@ -104,6 +104,7 @@ fn each_kind_of_state_has_its_words() {
         why,
     ));
     seen.tinytask = Tinytask::Unreachable {
+        hint: None,
         since: moment(-180),
         error: "connection refused".into(),
     };

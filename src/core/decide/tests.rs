@@ -473,7 +473,7 @@ fn an_orphan_is_watched_and_ended_at_its_limit_or_when_a_person_says_so() {
     let stop = orphan().but(|seen| {
         seen.controls.stop.insert(subject(1));
     });
-    given(stop).at(0).then(["stop 1/1: stopped by uid 0"]);
+    given(stop).at(0).then(["stop 1/1: asked"]);
     let in_hand = orphan().but(|seen| seen.runs[0].in_hand = true);
     given(in_hand).at(9999).then([]);
 }
@@ -666,7 +666,7 @@ fn ping_pong_between_queues_ends_at_the_cap_until_a_person_says_retry() {
 
 #[test]
 fn a_run_that_a_person_stopped_is_not_started_again_before_retry() {
-    let by = StoppedBy { uid: 0, pid: 1 };
+    let by = StoppedBy { uid: 0, pid: None };
     for verdict in [
         Verdict::NoProgress,
         Verdict::LeftWorking,

@@ -3,6 +3,7 @@
 //! Nothing is staged: the daemon, the shims and the server are the real ones, each a process of its own; only the agents are
 //! scripts instead of models, and with `--goose` not even those.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -104,7 +105,7 @@ fn temporary_base() -> Result<Utf8PathBuf, Failure> {
     let parent = Utf8PathBuf::from_path_buf(std::env::temp_dir()).unwrap_or_else(|_| "/tmp".into());
     for n in 0.. {
         let base = parent.join(format!("calypso-demo-{}-{n}", std::process::id()));
-        match std::fs::create_dir(&base) {
+        match std::fs::DirBuilder::new().mode(0o700).create(&base) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => {
                 other.map_err(cannot(format!("make `{base}`")))?;

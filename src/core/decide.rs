@@ -18,6 +18,10 @@ use crate::core::{
     StrangerKind, Subject, Tinytask,
 };
 
+mod outage;
+
+use outage::in_a_row;
+
 /// What to do now. Calling it twice with the same arguments gives the same answer.
 pub fn decide(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     let mut deciding = Deciding {
@@ -96,7 +100,8 @@ impl<'a> Deciding<'a> {
         for subject in &controls.release {
             let mut processes: Vec<_> = (self.live())
                 .filter(|(run, meaning)| {
-                    run.dir.id.subject == *subject && *meaning == Meaning::StillAlive
+                    run.dir.id.subject == *subject
+                        && matches!(meaning, Meaning::StillAlive | Meaning::OrphanLeftovers)
                 })
                 .filter_map(|(run, _)| run.observed.alive.as_ref())
                 .flat_map(|alive| {
@@ -132,6 +137,16 @@ impl<'a> Deciding<'a> {
         for index in 0..self.seen.runs.len() {
             let run = &self.seen.runs[index];
             if let Some(verdict) = &run.verdict {
+                // Nothing is written to a tinytask that is away, or perhaps another.
+                let is_away = matches!(
+                    self.seen.tinytask,
+                    Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. }
+                );
+                if is_away && verdict.tasks.iter().any(|t| t.write.is_some()) {
+                    let waits = Hold::VerdictWaits { run: run.dir.id };
+                    self.hold(Subject::Run(run.dir.id), waits);
+                    continue;
+                }
                 self.out.actions.push(Action::FinishVerdict {
                     run: run.dir.clone(),
                     verdict: Box::new(verdict.clone()),
@@ -163,15 +178,24 @@ impl<'a> Deciding<'a> {
                     });
                 }
                 Meaning::OrphanLeftovers | Meaning::StillAlive => self.still_alive(run),
-                Meaning::Unknown => {
-                    self.hold(Subject::Run(run.dir.id), Hold::Unknown { run: run.dir.id })
-                }
+                Meaning::Unknown => self.hold(Subject::Run(run.dir.id), self.unknown(run)),
                 Meaning::Clear => self.out.actions.push(Action::ClearPidFile {
                     run: run.dir.clone(),
                 }),
                 Meaning::Complete => self.judge(run),
             }
         }
+    }
+
+    /// Why nothing can be told of a run.
+    fn unknown(&self, run: &Run) -> Hold {
+        let unreadable = self.unreadable(run.dir.id.subject);
+        unreadable.unwrap_or(Hold::Unknown { run: run.dir.id })
+    }
+
+    fn unreadable(&self, subject: RunSubject) -> Option<Hold> {
+        let error = self.seen.unreadable.get(&subject)?.clone();
+        Some(Hold::UnreadableRecords { error })
     }
 
     /// The daemon acts where the shim cannot: it is dead, or did not act in time (stopped, say).
@@ -201,18 +225,7 @@ impl<'a> Deciding<'a> {
     }
 
     fn still_alive(&mut self, run: &Run) {
-        let alive = run.observed.alive.clone().unwrap_or_default();
-        let mut leftovers = alive.leftovers;
-        leftovers.extend(alive.doubtful);
-        if let Some(process) = alive.agent {
-            leftovers.insert(
-                0,
-                Leftover {
-                    process,
-                    comm: "agent".into(),
-                },
-            );
-        }
+        let leftovers = lives_of(run);
         self.hold(
             Subject::Run(run.dir.id),
             Hold::StillAlive {
@@ -325,10 +338,11 @@ impl<'a> Deciding<'a> {
         let open = match &self.seen.tinytask {
             Tinytask::Fresh { .. } => true,
             Tinytask::NotAsked => false,
-            Tinytask::Unreachable { since, error } => {
+            Tinytask::Unreachable { since, error, hint } => {
                 let hold = Hold::TinytaskUnreachable {
                     since: since.clone(),
                     error: error.clone(),
+                    hint: hint.clone(),
                 };
                 self.hold(Subject::Everything, hold);
                 false
@@ -381,11 +395,20 @@ impl<'a> Deciding<'a> {
             InboundState::Settling { until } => return Err(Hold::Settling { until: *until }),
             InboundState::Settled { .. } => {}
         }
-        if self.seen.controls.held.contains(&RunSubject::Inbound) {
-            return Err(Hold::HeldByFile);
+        if let Some(hold) = self.inbound_run_hold(&entry.key) {
+            return Err(hold);
         }
         if let Some(hold) = self.stranger_hold(RunSubject::Inbound) {
             return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(RunSubject::Inbound) {
+            return Err(hold);
+        }
+        if self.seen.controls.held.contains(&RunSubject::Inbound) {
+            return Err(Hold::HeldByFile);
+        }
+        if self.seen.controls.stop.contains(&RunSubject::Inbound) {
+            return Err(Hold::StopAsked);
         }
         let standing = match self.seen.histories.get(&RunSubject::Inbound) {
             Some(history) => FileStanding::of(history, &entry.key, self.now),
@@ -414,7 +437,30 @@ impl<'a> Deciding<'a> {
             }
             Some(Ok(_)) => {}
         }
+        if self.seen.controls.paused.contains(queue) {
+            return Err(Hold::QueuePaused);
+        }
         Ok(standing.attempts)
+    }
+
+    /// One run over inbound/ at a time, whatever the queue's concurrency: there is one pid file for it, and what the run
+    /// before left lying is known only once its verdict is finished.
+    fn inbound_run_hold(&self, key: &FileKey) -> Option<Hold> {
+        let is_inbound = |run: &Run| run.dir.id.subject == RunSubject::Inbound;
+        if let Some((run, meaning)) = self.live().find(|(run, _)| is_inbound(run)) {
+            let is_its_own =
+                (run.spec.as_ref()).is_some_and(|spec| spec.baseline.inbound.contains(key));
+            return Some(match run_hold(run, meaning) {
+                Hold::Running { run } if !is_its_own => Hold::NoSlot {
+                    by: vec![run],
+                    limit: 1,
+                },
+                hold => hold,
+            });
+        }
+        let unfinished = |run: &&Run| is_inbound(run) && run.verdict.is_some();
+        let run = self.seen.runs.iter().find(unfinished)?;
+        Some(Hold::VerdictWaits { run: run.dir.id })
     }
 
     // ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -509,29 +555,9 @@ impl<'a> Deciding<'a> {
     ) -> Result<Candidate<'a>, Hold> {
         let subject = RunSubject::Task(task.id);
         if let Some((run, meaning)) = self.live().find(|(run, _)| run.dir.id.subject == subject) {
-            let run_id = run.dir.id;
             return Err(match meaning {
-                Meaning::Complete | Meaning::Clear | Meaning::Litter => {
-                    Hold::VerdictWaits { run: run_id }
-                }
-                Meaning::Unknown => Hold::Unknown { run: run_id },
-                Meaning::StillAlive | Meaning::OrphanLeftovers => {
-                    let leftovers = run
-                        .observed
-                        .alive
-                        .as_ref()
-                        .map(|a| a.leftovers.clone())
-                        .unwrap_or_default();
-                    Hold::StillAlive {
-                        run: run_id,
-                        leftovers,
-                    }
-                }
-                Meaning::Starting
-                | Meaning::Running
-                | Meaning::Ending
-                | Meaning::SignalledAlive
-                | Meaning::Orphan => Hold::Running { run: run_id },
+                Meaning::Unknown => self.unknown(run),
+                meaning => run_hold(run, meaning),
             });
         }
         let unfinished = |run: &&Run| {
@@ -543,6 +569,9 @@ impl<'a> Deciding<'a> {
             return Err(Hold::VerdictWaits { run: run.dir.id });
         }
         if let Some(hold) = self.stranger_hold(subject) {
+            return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(subject) {
             return Err(hold);
         }
         if let Some(run) = touching.get(&task.id) {
@@ -563,7 +592,8 @@ impl<'a> Deciding<'a> {
             detail.map(|d| d.last_comment),
         );
         if task.status == TaskStatus::Working {
-            return Err(self.working_hold(task, &queue, &standing));
+            let is_parent = parents.contains_key(&task.id);
+            return Err(self.working_hold(task, &queue, &standing, is_parent));
         }
         if self.seen.controls.held.contains(&subject) {
             return Err(Hold::HeldByFile);
@@ -624,7 +654,13 @@ impl<'a> Deciding<'a> {
 
     /// A working task without a run of its own: an agent took it beside the task its run is named after, a run left it to
     /// the queue's other runs, or somebody works on it by other means.
-    fn working_hold(&mut self, task: &Task, queue: &QueueName, standing: &Standing) -> Hold {
+    fn working_hold(
+        &mut self,
+        task: &Task,
+        queue: &QueueName,
+        standing: &Standing,
+        is_parent: bool,
+    ) -> Hold {
         let in_queue = self
             .live()
             .find(|(run, _)| run.dir.queue == *queue)
@@ -633,6 +669,7 @@ impl<'a> Deciding<'a> {
             return Hold::RunNotOver { run };
         }
         if let Some(run) = standing.left_working
+            && !is_parent
             && self
                 .out
                 .actions
@@ -931,12 +968,16 @@ impl<'a> Deciding<'a> {
         let (last, n) = in_a_row(of_provider, FailureClass::Provider, silent)?;
         let left = last.judged.left_of(probe_backoff(n), self.now);
         let until = self.now.wall.plus(left);
-        let since =
-            |run: &Run| began(run).is_some_and(|b| b.age(self.now) < last.judged.age(self.now));
-        let probe = (self.live())
-            .find(|(run, _)| {
-                run.spec.as_ref().and_then(|s| s.provider.as_ref()) == Some(provider) && since(run)
+        // By the spec, which is there before the shim: the look right after a launch finds no state yet, and must not take
+        // that for no probe.
+        let is_probe = |run: &Run| {
+            run.spec.as_ref().is_some_and(|spec| {
+                let written = spec.times.written.age(self.now);
+                spec.provider.as_ref() == Some(provider) && written < last.judged.age(self.now)
             })
+        };
+        let probe = (self.live())
+            .find(|(run, _)| is_probe(run))
             .map(|(run, _)| run.dir.id);
         if left.0 == 0 && probe.is_none() && probing.insert(provider.clone()) {
             return None;
@@ -961,6 +1002,37 @@ impl<'a> Deciding<'a> {
     }
 }
 
+/// Why a task, or a file, waits for its own run.
+fn run_hold(run: &Run, meaning: Meaning) -> Hold {
+    let id = run.dir.id;
+    match meaning {
+        Meaning::Complete | Meaning::Clear | Meaning::Litter => Hold::VerdictWaits { run: id },
+        Meaning::Unknown => Hold::Unknown { run: id },
+        Meaning::StillAlive | Meaning::OrphanLeftovers => Hold::StillAlive {
+            run: id,
+            leftovers: lives_of(run),
+        },
+        Meaning::Starting
+        | Meaning::Running
+        | Meaning::Ending
+        | Meaning::SignalledAlive
+        | Meaning::Orphan => Hold::Running { run: id },
+    }
+}
+
+/// Everything of a run that lives, or may.
+fn lives_of(run: &Run) -> Vec<Leftover> {
+    let Some(alive) = &run.observed.alive else {
+        return Vec::new();
+    };
+    let agent = alive.agent.clone().map(|process| Leftover {
+        process,
+        comm: "agent".into(),
+    });
+    let others = alive.leftovers.iter().chain(&alive.doubtful).cloned();
+    agent.into_iter().chain(others).collect()
+}
+
 /// When the run's time began to count.
 fn began(run: &Run) -> Option<&Moment> {
     let state = run.state.as_ref()?;
@@ -972,25 +1044,6 @@ fn reason(verdict: &VerdictRecord) -> String {
         .failure
         .as_ref()
         .map_or_else(|| verdict.outcome.to_string(), |f| f.reason.clone())
-}
-
-/// The newest of `verdicts` (newest first) and how many in a row failed with `class`, passing over those that say nothing
-/// of it; `None` when the newest one that does say something is no such failure.
-fn in_a_row<'v>(
-    verdicts: impl Iterator<Item = &'v VerdictRecord>,
-    class: FailureClass,
-    says_nothing: impl Fn(&VerdictRecord) -> bool,
-) -> Option<(&'v VerdictRecord, u32)> {
-    let mut newest = None;
-    let mut n = 0;
-    for verdict in verdicts.filter(|v| !says_nothing(v)) {
-        if verdict.failure.as_ref().is_none_or(|f| f.class != class) {
-            break;
-        }
-        newest.get_or_insert(verdict);
-        n += 1;
-    }
-    newest.map(|verdict| (verdict, n))
 }
 
 #[cfg(test)]

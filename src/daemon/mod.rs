@@ -36,9 +36,6 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
-/// How long after a look that failed the next one is tried.
-const BLIND: Duration = Duration::from_secs(1);
-
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -160,38 +157,44 @@ impl Daemon {
         let mut timers = Timers::new();
         let mut scope = Scope::Everything;
         let mut rounds = 0;
+        // What was last seen, for a look that fails, and for leaving.
+        let mut last: Option<Snapshot> = None;
         loop {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
-            let (seen, decision, acted) = match self.round(scope).await {
-                Ok(round) => round,
+            let round = self.round(scope).await;
+            let wake_at;
+            let acted = match round {
+                Ok((looked, decision, acted)) => {
+                    wake_at = decision.wake_at;
+                    self.record(&looked, &decision, "inotify");
+                    self.watch_processes(&looked, &decision);
+                    if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
+                        warn!(error = %error, "some task folders are left to the rescan");
+                    }
+                    if scope == Scope::Everything && timers.take_prune() {
+                        self.prune(&looked);
+                    }
+                    self.revive_builtin(&looked).await;
+                    last = Some(looked);
+                    acted
+                }
+                // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
+                Err(error) if last.is_none() => return Err(error),
                 Err(error) => {
-                    // A folder that cannot be read now may be again; agents do not need the daemon meanwhile.
                     error!(
                         error = chain(&error),
-                        "cannot look; trying again in a moment"
+                        "cannot look; nothing is started until that is over"
                     );
-                    tokio::select! {
-                        () = tokio::time::sleep(BLIND) => continue,
-                        _ = signals.term.recv() => return Ok(self.leave(&Snapshot::default(), "TERM")),
-                        _ = signals.int.recv() => return Ok(self.leave(&Snapshot::default(), "INT")),
-                    }
+                    wake_at = None;
+                    Acted::Failed
                 }
             };
-            self.record(&seen, &decision, "inotify");
-            self.watch_processes(&seen, &decision);
-            if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                warn!(error = %error, "some task folders are left to the rescan");
-            }
             timers.looked(
                 scope,
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
-            if scope == Scope::Everything && timers.take_prune() {
-                self.prune(&seen);
-            }
-            self.revive_builtin(&seen).await;
 
             rounds = if acted == Acted::Something {
                 rounds + 1
@@ -240,7 +243,7 @@ impl Daemon {
                         process::reap_strays(|stat| stat.session != own_session);
                         continue;
                     }
-                    () = timers.due(decision.wake_at) => {
+                    () = timers.due(wake_at) => {
                         if timers.take_rescan() {
                             watch.verify();
                         }
@@ -251,7 +254,7 @@ impl Daemon {
                         break Scope::Queues;
                     }
                 };
-                return Ok(self.leave(&seen, reason));
+                return Ok(self.leave(&last.unwrap_or_default(), reason));
             };
         }
     }

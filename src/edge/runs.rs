@@ -330,7 +330,8 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     let mut live = Vec::new();
     let mut odd = Vec::new();
     for name in names(&layout.live())? {
-        match RunDir::parse_live(&name) {
+        let is_file = |dir: &RunDir| !layout.live_entry(dir).is_dir();
+        match RunDir::parse_live(&name).filter(is_file) {
             Some(dir) => live.push(dir),
             None => odd.push(name),
         }
@@ -339,18 +340,22 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     Ok((live, odd))
 }
 
-/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. Nothing
-/// is removed while somebody holds shim.lock, or once there is a spec, even a torn one.
+/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. A spec
+/// that was torn by a power cut ended its run too; then only the entry goes, and the directory stays for people to look at.
+/// Nothing is removed while somebody holds shim.lock, or where there is a spec that can be read.
 pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     let paths = layout.run(dir);
     let lock = paths.shim_lock();
     let spec = paths.spec();
-    if files::is_held_at(&lock).map_err(io_error("look at", &lock))?
-        || files::identity(&spec)
-            .map_err(io_error("look at", &spec))?
-            .is_some()
-    {
+    let is_held = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
+    if is_held || read_spec(layout, dir)?.is_some() {
         return Ok(false);
+    }
+    if files::identity(&spec)
+        .map_err(io_error("look at", &spec))?
+        .is_some()
+    {
+        return remove(&layout.live_entry(dir));
     }
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {

@@ -10,7 +10,7 @@ use crate::view::text::{ago, clean, list, plural, unbroken, wait};
 pub struct Words {
     /// What it waits for, as a phrase without a full stop.
     pub what: String,
-    /// What a person may type.
+    /// What a person may type, or do.
     pub command: Option<String>,
 }
 
@@ -66,13 +66,13 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
     let says = |verb: &str| Some(format!("calypso-watch {verb} {about}"));
 
     let (what, command) = match hold {
-        Hold::TinytaskUnreachable { since, error } => (
+        Hold::TinytaskUnreachable { since, error, hint } => (
             format!(
                 "tinytask is unreachable since {}: {}; nothing is started until it is back",
                 ago(since.age(now)),
                 clean(error)
             ),
-            None,
+            hint.clone(),
         ),
         Hold::TinytaskSuspicious { vanished, of } => (
             format!(
@@ -226,6 +226,9 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             ),
             None,
         ),
+        Hold::UnreadableRecords { error } => {
+            (format!("nothing is started: {}", clean(error)), None)
+        }
         Hold::VerdictWaits { run } => (
             format!("run {run} is over; what became of it is asked of tinytask first"),
             None,

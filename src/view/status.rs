@@ -25,7 +25,7 @@ pub struct StatusInput<'a> {
     pub today: Today,
     /// Sentences a person should read: settings that were ignored, folders others may write to.
     pub warnings: Vec<String>,
-    /// An absolute time in words: [`status_json`](super::status_json) should be given one that writes UTC.
+    /// An absolute time in words: [`status_json`](super::status_json()) should be given one that writes UTC.
     pub time: &'a dyn Fn(Timestamp) -> String,
 }
 
@@ -192,7 +192,7 @@ fn tinytask(input: &StatusInput) -> String {
     let trouble = match &input.seen.tinytask {
         Tinytask::Fresh { took } => Err(format!("{name} ok {} ms", took.0)),
         Tinytask::NotAsked => Err(format!("{name} not asked")),
-        Tinytask::Unreachable { since, error } => Ok(format!(
+        Tinytask::Unreachable { since, error, .. } => Ok(format!(
             "UNREACHABLE {}: {}; nothing is started until it is back",
             ago(since.age(input.now)),
             clean(error)
@@ -209,7 +209,18 @@ fn tinytask(input: &StatusInput) -> String {
         }
     };
     let mut out = match trouble {
-        Ok(trouble) => beside("tinytask ", &trouble) + &beside("         ", &endpoint),
+        Ok(trouble) => {
+            let hint = match &input.seen.tinytask {
+                Tinytask::Unreachable { hint, .. } => hint.as_deref(),
+                _ => None,
+            };
+            let more = [hint.map(clean), Some(endpoint)].into_iter().flatten();
+            let lines = more.filter(|line| !line.is_empty());
+            beside("tinytask ", &trouble)
+                + &lines
+                    .map(|line| beside("         ", &line))
+                    .collect::<String>()
+        }
         Err(health) if endpoint.is_empty() => beside("tinytask ", &health),
         Err(health) => beside_parts("tinytask ", &[health, endpoint], " · "),
     };

@@ -10,7 +10,7 @@ fn alive(run: &Run<'_>, known: &[ProcessId]) -> Option<Alive> {
     let state = run.state();
     let asked = DeadShim {
         dir: &run.dir,
-        token: &run.spec.token,
+        token: Some(&run.spec.token),
         state: state.as_ref(),
         known,
     };

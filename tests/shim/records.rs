@@ -340,3 +340,14 @@ fn records_of_format_1_load_for_ever() {
         .expect("marks");
     assert_eq!(marks.retried_after, 2);
 }
+
+#[test]
+fn a_spec_torn_by_a_power_cut_holds_nothing_for_ever() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    drop(run.prepare());
+    std::fs::write(run.paths().spec(), "{\"format\": 1, \"tok").expect("torn");
+    assert!(runs::clear_litter(&world.layout, &run.dir).expect("a look"));
+    assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
+    assert!(run.paths().spec().exists(), "it stays to be looked at");
+}

@@ -22,8 +22,8 @@ const ENVIRONMENT_LIMIT: u64 = 8 << 20;
 #[derive(Debug, Clone, Copy)]
 pub struct DeadShim<'a> {
     pub dir: &'a RunDir,
-    /// The spec's token.
-    pub token: &'a str,
+    /// The spec's token, where the spec can be read.
+    pub token: Option<&'a str>,
     /// Its state, where that has this token.
     pub state: Option<&'a StateRecord>,
     /// Processes that were certainly its at an earlier look.
@@ -217,7 +217,10 @@ fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examine
         is_certain: questions
             .iter()
             .map(|question| {
-                tokens.contains(&question.run.token)
+                question
+                    .run
+                    .token
+                    .is_some_and(|token| tokens.contains(&token))
                     || question.lock.is_some_and(|lock| locks.contains(&lock))
             })
             .collect(),

@@ -37,6 +37,7 @@ fn each() -> Vec<(Subject, Hold)> {
             Hold::TinytaskUnreachable {
                 since: moment(-180),
                 error: "connection refused".into(),
+                hint: None,
             },
         ),
         (

@@ -79,11 +79,13 @@ impl Standing {
         let mut standing = Self::default();
         let subject = RunSubject::Task(key.id);
         let mut last: Option<(&VerdictRecord, &TaskVerdict)> = None;
+        let mut is_known = false;
         let entries = history
             .verdicts
             .iter()
             .filter_map(|record| Some((record, record.tasks.iter().find(|t| t.key == key)?)));
         for (record, entry) in entries {
+            is_known = true;
             standing.stay = standing.stay.max(entry.stay);
             if is_forgiven(record, subject, &history.marks) {
                 last = None;
@@ -100,7 +102,7 @@ impl Standing {
             last = Some((record, entry));
         }
         let Some((record, entry)) = last else {
-            if !history.verdicts.is_empty() {
+            if is_known {
                 standing.stay += 1;
             }
             return standing;
@@ -111,11 +113,12 @@ impl Standing {
                 || last_comment.is_some_and(|c| c > entry.last_comment));
         if !stay_goes_on(record, entry, queue) || moved || lifted {
             let progressed = entry.verdict == Verdict::Progress && record.queue == *queue && !moved;
-            let wait = standing.wait.take();
+            let (wait, stopped) = (standing.wait.take(), standing.stopped.take());
             standing.stay = entry.stay + 1;
             standing.begin_stay();
             // It may go on where it got on, but not in a spin.
             standing.wait = wait.filter(|_| progressed);
+            standing.stopped = stopped.filter(|_| progressed);
         } else if entry.verdict == Verdict::LeftWorking && entry.write.is_none() {
             let untouched =
                 task.is_some_and(|t| t.updated_at.seconds() <= record.judged.wall.seconds());
@@ -136,7 +139,7 @@ impl Standing {
         let failed = matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking);
         self.stopped = matches!(record.outcome, Outcome::Stopped(_))
             .then_some(record.run)
-            .filter(|_| failed);
+            .filter(|_| failed || entry.verdict == Verdict::Progress);
         if entry.verdict == Verdict::Progress {
             let n = self.wait.as_ref().map_or(0, |(_, n, _)| *n) + 1;
             self.wait = Some((record.judged.clone(), n, record.run));
@@ -261,3 +264,6 @@ impl FileStanding {
         standing
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,9 @@ pub mod policy;
 pub mod record;
 pub mod verdict;
 
+#[cfg(test)]
+mod given;
+
 use layout::RunDir;
 use model::{
     Detail, FileKey, Leftover, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, Recipe,
@@ -192,7 +195,7 @@ pub struct Evidence {
     pub cost: Option<f64>,
     /// A known failure text of goose, as class and reason.
     pub sign: Option<record::Failure>,
-    /// The agent's last words end in a question.
+    /// The agent's last words hold a question.
     pub asked: bool,
     /// Digest of the task's folder now.
     pub folder: u64,

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -37,6 +36,7 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -51,7 +51,7 @@ pub enum Error {
         path: Utf8PathBuf,
         source: std::io::Error,
     },
-    #[error("the built-in tinytask did not start")]
+    #[error("the built-in tinytask did not start: {why}")]
     Builtin { why: String },
     #[error(transparent)]
     Watch(#[from] watch::Error),
@@ -352,15 +352,11 @@ impl Daemon {
                 self.bell.notify_one();
                 continue;
             };
-            // SAFETY: the pidfd is moved in and stays open, under the same number, for as long as the AsyncFd lives.
-            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else {
-                continue;
-            };
+            let Ok(pidfd) = pidfd.watch() else { continue };
             let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
-                if pidfd.readable().await.is_ok() {
-                    bell.notify_one();
-                }
+                pidfd.over().await;
+                bell.notify_one();
             });
             self.watched.insert(run, watching);
         }

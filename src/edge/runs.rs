@@ -185,12 +185,15 @@ pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
     let shim = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
     let spec = read_spec(layout, dir)?;
     let mut before = read_state(layout, dir)?;
+    let mut changes = 0;
     loop {
         let pid_file = is_own_pid_file(layout, dir)?;
         let after = read_state(layout, dir)?;
         let stood_still = kind(before.as_ref()) == kind(after.as_ref());
-        if !stood_still {
+        // A shim's state changes three times at most; whoever plays with the file more often gets the answer of one moment.
+        if !stood_still && changes < 3 {
             before = after;
+            changes += 1;
             continue;
         }
         let state = after.filter(|state| {
@@ -337,22 +340,22 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     Ok((live, odd))
 }
 
-/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. Nothing
-/// is removed while somebody holds shim.lock. A directory with a torn spec, which only a power cut leaves, stays for people
-/// to look at; only its entry goes, or it would be looked at for ever.
+/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. A spec
+/// that was torn by a power cut ended its run too; then only the entry goes, and the directory stays for people to look at.
+/// Nothing is removed while somebody holds shim.lock, or where there is a spec that can be read.
 pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     let paths = layout.run(dir);
     let lock = paths.shim_lock();
     let spec = paths.spec();
-    if files::is_held_at(&lock).map_err(io_error("look at", &lock))? {
+    let is_held = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
+    if is_held || read_spec(layout, dir)?.is_some() {
         return Ok(false);
     }
-    let has_spec = files::identity(&spec).map_err(io_error("look at", &spec))?;
-    if has_spec.is_some() {
-        return match read_spec(layout, dir)? {
-            Some(_) => Ok(false),
-            None => remove(&layout.live_entry(dir)),
-        };
+    if files::identity(&spec)
+        .map_err(io_error("look at", &spec))?
+        .is_some()
+    {
+        return remove(&layout.live_entry(dir));
     }
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {

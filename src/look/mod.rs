@@ -64,6 +64,7 @@ pub struct Memory {
     pub closed: inbound::Closed,
     /// Answers that made a launch impossible at the last moment; they count in the next look.
     pub rechecked: BTreeMap<TaskId, Detail>,
+    recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,
     recent: Option<Vec<VerdictRecord>>,
@@ -318,7 +319,10 @@ impl Looker {
             let trouble = format!("recipes/ cannot be read, so no queue has one: {error}");
             seen.troubles.push(trouble);
         }
-        seen.recipes = recipe::list(&layout.recipes(), &chosen)
+        seen.recipes = self
+            .memory
+            .recipes
+            .list(&layout.recipes(), &chosen)
             .into_iter()
             .collect();
         seen.troubles.extend(

@@ -264,6 +264,7 @@ fn needs_only_a_slot(hold: Option<&Hold>) -> bool {
                 | Hold::MaxRuns { .. }
                 | Hold::Provider { .. }
                 | Hold::Environment { .. }
+                | Hold::NoProgram { .. }
         )
     )
 }
@@ -292,6 +293,7 @@ fn odd(seen: &Snapshot) -> Vec<String> {
             clean(name)
         ));
     }
+    odd.extend(seen.troubles.iter().map(|trouble| clean(trouble)));
     for name in &seen.controls.odd {
         odd.push(format!(".calypso/control/{}: no such command", clean(name)));
     }

@@ -43,7 +43,11 @@ fn what_is_no_task_id_is_refused_by_every_command() {
     for queue in ["../x", "a b", "a/b", ""] {
         let said = world.cli(&["pause", queue]);
         assert_eq!(said.code, 2, "{said:?}");
-        assert!(said.err.starts_with(&format!("error: queue `{queue}` is not valid: ")), "{said:?}");
+        assert!(
+            said.err
+                .starts_with(&format!("error: queue `{queue}` is not valid: ")),
+            "{said:?}"
+        );
     }
     assert!(!world.base.join(".calypso").exists(), "nothing was written");
 }
@@ -64,15 +68,20 @@ fn what_is_not_there_is_said_with_the_way_to_what_is() {
         1,
         "error: inbound has no run yet\nhint: `calypso-watch status` tells what it waits for\n",
     );
-    for verb in [&["putback", "99"][..], &["task", "show", "99"], &["task", "done", "99"]] {
+    for verb in [
+        &["putback", "99"][..],
+        &["task", "show", "99"],
+        &["task", "done", "99"],
+    ] {
         world
             .cli(verb)
             .fails(1, &format!("error: tinytask has no task 99\n{list}"));
     }
     let base = world.base.display().to_string();
-    world
-        .cli(&["quit"])
-        .fails(3, &format!("error: no calypso-watch is watching `{base}`\n"));
+    world.cli(&["quit"]).fails(
+        3,
+        &format!("error: no calypso-watch is watching `{base}`\n"),
+    );
     world
         .cli(&["tinytask", "stop"])
         .fails(3, &format!("error: no built-in tinytask serves `{base}`\n"));
@@ -81,7 +90,15 @@ fn what_is_not_there_is_said_with_the_way_to_what_is() {
 #[test]
 fn folders_that_are_no_tasks_change_nothing() {
     let mut world = World::new();
-    for name in ["task_0", "task_-1", "task_007", "task_9223372036854775808", "task_x", "task_", "other"] {
+    for name in [
+        "task_0",
+        "task_-1",
+        "task_007",
+        "task_9223372036854775808",
+        "task_x",
+        "task_",
+        "other",
+    ] {
         fs::create_dir(world.base.join("workqueue").join(name)).expect("ours");
     }
     world.write("workqueue/task_5", "a file, not a folder");

@@ -24,12 +24,21 @@ impl Namespaces {
         BufReader::new(holder.stdout.as_mut().expect("it is piped"))
             .read_line(&mut line)
             .expect("it says when it is ready");
-        assert_eq!(line, "ready\n", "the kernel gives no such namespace: {setup}");
+        assert_eq!(
+            line, "ready\n",
+            "the kernel gives no such namespace: {setup}"
+        );
         Self(holder)
     }
     /// Words before a command that is to run in them.
     fn wrap(&self) -> Vec<String> {
-        let words = ["nsenter", "--preserve-credentials", "--user", "--mount", "--target"];
+        let words = [
+            "nsenter",
+            "--preserve-credentials",
+            "--user",
+            "--mount",
+            "--target",
+        ];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
         words.push(self.0.id().to_string());
         words
@@ -70,13 +79,21 @@ fn a_read_only_base_path() {
         );
     }
     // Looking needs nothing.
-    world.cli(&["status"]).tells(3, "NOT RUNNING (never looked)");
-    world.cli(&["plan"]).tells(0, &format!("would start #{id} good"));
-    world.cli(&["why", &id.to_string()]).tells(0, &format!("#{id}"));
+    world
+        .cli(&["status"])
+        .tells(3, "NOT RUNNING (never looked)");
+    world
+        .cli(&["plan"])
+        .tells(0, &format!("would start #{id} a task · good"));
+    world
+        .cli(&["why", &id.to_string()])
+        .tells(0, &format!("#{id}"));
     let submitted = world.base.join("good.sh").display().to_string();
     world.cli(&["submit", &submitted]).fails(
         1,
-        &format!("error: cannot submit `{submitted}`\n  caused by: Read-only file system (os error 30)\n"),
+        &format!(
+            "error: cannot submit `{submitted}`\n  caused by: Read-only file system (os error 30)\n"
+        ),
     );
     world.cli(&["hold", "1"]).fails(
         1,
@@ -97,8 +114,9 @@ fn a_full_disk_starts_nothing_and_goes_on_once_there_is_room() {
         "cp -a '{base}' '{base}.copy'; mount -t tmpfs -o size=1m,mode=755 tmpfs '{base}'; cp -a '{base}.copy/.' '{base}'; rm -r '{base}.copy'"
     ));
     world.wrap = namespaces.wrap();
-    world.start();
     let inside = namespaces.inside(&world.base);
+    world.seen_at = inside.clone();
+    world.start();
     let filler = inside.join("filler");
     fill(&filler);
     let id = world.tinytask.create("a task", "good");
@@ -167,7 +185,9 @@ fn no_inotify_instances_or_watches_left() {
     // One look needs none of them.
     world.wrap = none.wrap();
     world.cli(&["run", "--once"]).tells(0, "");
-    world.eventually("the one look started it", || world.status_of(id) == "complete");
+    world.eventually("the one look started it", || {
+        world.status_of(id) == "complete"
+    });
 }
 
 /// Everything below belongs to the user without rights, but for what each test takes away.
@@ -253,8 +273,14 @@ fn an_inbound_or_recipes_folder_that_cannot_be_read_stops_nothing_else() {
     let mut world = nobodys();
     world.start();
     for (name, line) in [
-        ("inbound", "inbound/ cannot be read: Permission denied (os error 13)"),
-        ("recipes", "recipes/ cannot be read, so no queue has one: Permission denied (os error 13)"),
+        (
+            "inbound",
+            "inbound/ cannot be read: Permission denied (os error 13)",
+        ),
+        (
+            "recipes",
+            "recipes/ cannot be read, so no queue has one: Permission denied (os error 13)",
+        ),
     ] {
         let path = world.base.join(name);
         mode(&path, 0o000);
@@ -263,7 +289,9 @@ fn an_inbound_or_recipes_folder_that_cannot_be_read_stops_nothing_else() {
         world.good_works();
         mode(&path, 0o755);
     }
-    world.eventually("all is well again", || !world.status().contains("cannot be read"));
+    world.eventually("all is well again", || {
+        !world.status().contains("cannot be read")
+    });
 }
 
 #[test]

@@ -45,13 +45,19 @@ fn a_broken_recipe_holds_its_queue_and_says_why() {
     .expect("ours");
     world.write("recipes/a b.yaml", FINE);
     let cases = [
-        ("notyaml", "is not YAML: line 2: illegal placement of ':' indicator"),
+        (
+            "notyaml",
+            "is not YAML: line 2: illegal placement of ':' indicator",
+        ),
         ("noprompt", "has no `prompt`"),
         ("notitle", "has no `title`"),
         ("empty", "is empty"),
         ("bytes", "is not UTF-8"),
         ("open", "can be written by everyone: `chmod o-w` it"),
-        ("short", "`short.yml` ends in .yml, which goose does not read: rename it to .yaml"),
+        (
+            "short",
+            "`short.yml` ends in .yml, which goose does not read: rename it to .yaml",
+        ),
         ("large", "is larger than 1048576 bytes"),
         ("folder", "is not a regular file"),
         ("fifo", "is not a regular file"),
@@ -75,14 +81,19 @@ fn a_broken_recipe_holds_its_queue_and_says_why() {
     drop(path);
     let why = world.why(ids[1]);
     assert!(
-        why.contains("its recipe cannot be used: has no `prompt`; read again as soon as it changes"),
+        why.contains(
+            "its recipe cannot be used: has no `prompt`; read again as soon as it changes"
+        ),
         "{why}"
     );
 }
 
 #[test]
 fn a_recipe_that_vanishes_leaves_its_queue_to_people_and_comes_back() {
-    let mut world = World::with("", "[agent]\ncommand = [\"/bin/sh\", \"{base_path}/good.sh\", \"{task_id}\"]\n");
+    let mut world = World::with(
+        "",
+        "[agent]\ncommand = [\"/bin/sh\", \"{base_path}/good.sh\", \"{task_id}\"]\n",
+    );
     world.write("recipes/writer.yaml", FINE);
     world.cli(&["pause", "writer"]).tells(0, "");
     let id = world.task("writer");
@@ -143,7 +154,10 @@ fn a_program_that_cannot_be_started_says_why() {
 #[test]
 fn a_program_that_cannot_be_executed_after_all_is_no_attempt() {
     // Found, executable, and yet exec fails: its interpreter is missing.
-    let mut world = World::with("", "[queues.broken]\ncommand = [\"{base_path}/broken.sh\"]\n");
+    let mut world = World::with(
+        "",
+        "[queues.broken]\ncommand = [\"{base_path}/broken.sh\"]\n",
+    );
     world.write("broken.sh", "#!/no/such/interpreter\n");
     // The placeholder is filled in at launch, so the settings name the real path.
     let path = world.base.join("broken.sh");

@@ -36,10 +36,15 @@ fn a_second_daemon_is_refused_and_told_of_the_first() {
         let rest = format!(
             " s) is watching `{base}`\nhint: `calypso-watch status` shows its runs; `calypso-watch quit` ends it\n"
         );
-        assert!(said.err.starts_with(&first) && said.err.ends_with(&rest), "{said:?}");
+        assert!(
+            said.err.starts_with(&first) && said.err.ends_with(&rest),
+            "{said:?}"
+        );
     }
     world.good_works();
-    world.cli(&["quit"]).tells(0, &format!("stopped watching (pid {pid})"));
+    world
+        .cli(&["quit"])
+        .tells(0, &format!("stopped watching (pid {pid})"));
 }
 
 #[test]
@@ -53,7 +58,12 @@ fn a_newer_spec_or_state_holds_its_own_task_while_the_others_go_on() {
         world.eventually("its agent runs", || {
             pid_file.exists() && world.read(&format!("{dir}/state.json")).contains("running")
         });
-        edit(&world, &format!("{dir}/{record}"), "\"format\": 1", "\"format\": 99");
+        edit(
+            &world,
+            &format!("{dir}/{record}"),
+            "\"format\": 1",
+            "\"format\": 99",
+        );
         let line = format!("record of run `{id}/1` {NEWER}");
         world.shows(&line);
         world.good_works();
@@ -65,7 +75,12 @@ fn a_newer_spec_or_state_holds_its_own_task_while_the_others_go_on() {
         assert!(pid_file.exists(), "its agent is left alone");
         assert_eq!(world.runs_of(&format!("task_{id}")), 1);
         // A newer program mends it, and all is as before: the stop that was asked for is carried out.
-        edit(&world, &format!("{dir}/{record}"), "\"format\": 99", "\"format\": 1");
+        edit(
+            &world,
+            &format!("{dir}/{record}"),
+            "\"format\": 99",
+            "\"format\": 1",
+        );
         world.shows("was stopped by a person");
         assert!(!pid_file.exists());
     }
@@ -87,7 +102,10 @@ fn a_newer_verdict_or_mark_holds_its_own_task_and_nothing_else() {
             edit(&world, &path, "\"format\": 1", "\"format\": 99");
         }
         let plan = unwrapped(&world.cli(&["plan"]).out);
-        assert!(plan.contains(NEWER) && !plan.contains("would start"), "{plan}");
+        assert!(
+            plan.contains(NEWER) && !plan.contains("would start"),
+            "{plan}"
+        );
         world.start();
         world.good_works();
         world.shows(NEWER);
@@ -112,7 +130,8 @@ fn an_unreadable_run_does_not_lend_its_place_to_another() {
     };
     let runs = [(ids[0], "a"), (ids[1], "b"), (ids[2], "c")];
     world.eventually("three agents run", || {
-        runs.iter().all(|(id, queue)| state(*id, queue).to_string().contains("running"))
+        runs.iter()
+            .all(|(id, queue)| state(*id, queue).to_string().contains("running"))
     });
     let pids: Vec<i64> = runs
         .iter()
@@ -139,7 +158,11 @@ fn an_unreadable_run_does_not_lend_its_place_to_another() {
 #[test]
 fn torn_and_empty_records_are_what_a_power_cut_leaves_and_the_locks_decide() {
     // The shim lives: its lock says that the run is alive, whatever its records look like.
-    for (record, text) in [("state.json", ""), ("state.json", "{\"form"), ("spec.json", "")] {
+    for (record, text) in [
+        ("state.json", ""),
+        ("state.json", "{\"form"),
+        ("spec.json", ""),
+    ] {
         let mut world = world();
         let id = world.task("slow");
         world.start();
@@ -150,11 +173,19 @@ fn torn_and_empty_records_are_what_a_power_cut_leaves_and_the_locks_decide() {
         world.write(&format!("{dir}/{record}"), text);
         world.good_works();
         assert_eq!(world.runs_of(&format!("task_{id}")), 1);
-        assert!(world.base.join(format!("running_tasks/task_{id}.pid")).exists());
+        assert!(
+            world
+                .base
+                .join(format!("running_tasks/task_{id}.pid"))
+                .exists()
+        );
         world.write("go", "");
         world.eventually("the task is done", || world.status_of(id) == "complete");
         world.eventually("the run is over", || {
-            !world.base.join(format!(".calypso/live/task_{id}-0001-slow")).exists()
+            !world
+                .base
+                .join(format!(".calypso/live/task_{id}-0001-slow"))
+                .exists()
         });
         assert_eq!(world.runs_of(&format!("task_{id}")), 1);
     }
@@ -189,8 +220,14 @@ fn a_run_directory_of_which_only_names_survived_is_let_go() {
     });
     world.good_works();
     let status = world.status();
-    assert!(status.contains(".calypso/live/zzz is no run's entry"), "{status}");
-    assert!(status.contains(".calypso/live/task_77-0001-good is no run's entry"), "{status}");
+    assert!(
+        status.contains(".calypso/live/zzz is no run's entry"),
+        "{status}"
+    );
+    assert!(
+        status.contains(".calypso/live/task_77-0001-good is no run's entry"),
+        "{status}"
+    );
     assert!(!world.log().contains("an action failed"), "{}", world.log());
 }
 
@@ -199,7 +236,9 @@ fn a_history_with_torn_and_newer_lines_is_read_past_them() {
     let mut world = world();
     world.start();
     world.good_works();
-    world.eventually("its verdict is in", || !world.read(".calypso/history.jsonl").is_empty());
+    world.eventually("its verdict is in", || {
+        !world.read(".calypso/history.jsonl").is_empty()
+    });
     world.stop();
     let mut text = world.read(".calypso/history.jsonl");
     text.push_str("{\"format\": 99, \"run\": 7}\n\n{\"form");
@@ -210,7 +249,9 @@ fn a_history_with_torn_and_newer_lines_is_read_past_them() {
     world.start();
     world.good_works();
     world.eventually("today counts both", || {
-        world.status().contains("today 2 runs, 0 handed on, 2 done, 0 failed")
+        world
+            .status()
+            .contains("today 2 runs, 0 handed on, 2 done, 0 failed")
     });
 }
 
@@ -240,7 +281,10 @@ fn a_clock_that_was_set_back_delays_nothing() {
     let request = world.base.join("inbound/request.md");
     fs::write(&request, "x").expect("ours");
     let tomorrow = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
-    let file = fs::File::options().write(true).open(&request).expect("ours");
+    let file = fs::File::options()
+        .write(true)
+        .open(&request)
+        .expect("ours");
     file.set_modified(tomorrow).expect("ours");
     world.settings(
         "",
@@ -260,9 +304,7 @@ fn a_killed_daemon_leaves_no_lock_behind() {
     world.start();
     let pid = nix::unistd::Pid::from_raw(world.daemon_pid().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("ours");
-    world.eventually("it is seen dead", || {
-        world.cli(&["status"]).code == 3
-    });
+    world.eventually("it is seen dead", || world.cli(&["status"]).code == 3);
     let said = std::process::Command::new(PROGRAM)
         .arg("--base-path")
         .arg(&world.base)

@@ -38,7 +38,10 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
-        let address = self.url.trim_start_matches("http://").trim_end_matches("/mcp");
+        let address = self
+            .url
+            .trim_start_matches("http://")
+            .trim_end_matches("/mcp");
         drop(std::net::TcpStream::connect(address));
     }
 }
@@ -47,13 +50,18 @@ fn talk(mut stream: std::net::TcpStream, answer: &dyn Fn(&str) -> Option<String>
     let mut seen = Vec::new();
     let mut buffer = [0; 65536];
     loop {
-        let Ok(n @ 1..) = stream.read(&mut buffer) else { return };
+        let Ok(n @ 1..) = stream.read(&mut buffer) else {
+            return;
+        };
         seen.extend_from_slice(&buffer[..n]);
         let text = String::from_utf8_lossy(&seen).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            name.eq_ignore_ascii_case("content-length")
+                .then(|| value.trim().parse::<usize>().ok())?
         });
         if body.len() < length.unwrap_or(0) {
             continue;
@@ -80,9 +88,13 @@ fn weather(request: &str) -> Option<String> {
     let body = request.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let message: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
     let result = match message["method"].as_str() {
-        Some("initialize") => serde_json::json!({"protocolVersion": "2025-03-26", "capabilities": {"tools": {}},
-            "serverInfo": {"name": "weather", "version": "1"}}),
-        Some("tools/list") => serde_json::json!({"tools": [{"name": "forecast", "description": "x", "inputSchema": {"type": "object"}}]}),
+        Some("initialize") => {
+            serde_json::json!({"protocolVersion": "2025-03-26", "capabilities": {"tools": {}},
+            "serverInfo": {"name": "weather", "version": "1"}})
+        }
+        Some("tools/list") => {
+            serde_json::json!({"tools": [{"name": "forecast", "description": "x", "inputSchema": {"type": "object"}}]})
+        }
         _ => return http("202 Accepted", "text/plain", ""),
     };
     let answer = serde_json::json!({"jsonrpc": "2.0", "id": message["id"], "result": result});
@@ -95,12 +107,15 @@ fn unreachable(url: &str, error: &str, hint: &str) {
     let mut world = World::new();
     let id = world.task("good");
     let right = world.read("calypso.toml");
-    let wrong = right.replace(&world.tinytask.url(), url).replace("[tinytask]", "[tinytask]\ntimeout = \"1s\"");
+    let wrong = right
+        .replace(&world.tinytask.url(), url)
+        .replace("[tinytask]", "[tinytask]\ntimeout = \"1s\"");
     world.write("calypso.toml", &wrong);
     let said = world.cli(&["run", "--once"]);
     assert_eq!(said.code, 4, "{said:?}");
     assert!(
-        said.err.ends_with(&format!("error: {error}\nhint: {hint}\n")),
+        said.err
+            .ends_with(&format!("error: {error}\nhint: {hint}\n")),
         "{}",
         said.err
     );
@@ -171,11 +186,13 @@ fn nobody_answers() {
 #[test]
 fn an_address_of_the_old_transport_is_refused() {
     let fake = Fake::serve(|request| {
-        if request.starts_with("GET /mcp") {
-            http("200 OK", "text/event-stream", "event: endpoint\ndata: /mcp?sessionId=1\n\n")
-        } else {
-            http("400 Bad Request", "text/html", "Missing sessionId parameter")
-        }
+        // As v1 was recorded.
+        assert!(request.starts_with("POST /mcp"), "{request}");
+        http(
+            "400 Bad Request",
+            "application/json",
+            "{\"error\":\"Missing session ID\"}",
+        )
     });
     unreachable(
         &fake.url,
@@ -191,7 +208,9 @@ fn no_tinytask_at_all() {
     world.write("calypso.toml", "");
     let none = "no tinytask is configured, and no recipe names one; `calypso-watch init --builtin` uses the built-in one";
     world.cli(&["status"]).tells(3, none);
-    world.cli(&["task", "list"]).fails(4, &format!("error: {none}\n"));
+    world
+        .cli(&["task", "list"])
+        .fails(4, &format!("error: {none}\n"));
     world.cli(&["run", "--once"]).tells(4, none);
 }
 
@@ -199,15 +218,28 @@ fn no_tinytask_at_all() {
 fn a_command_that_is_none() {
     let world = World::new();
     let cases = [
-        ("[\"/no/such\"]", "error: cannot use tinytask's command `/no/such`\n  caused by: no such file or directory (os error 2)\n"),
-        ("[\"/bin/true\"]", "error: cannot use tinytask's command `/bin/true`\n  caused by: it ended with exit code 0\n"),
-        ("[\"/bin/echo\", \"hello\"]", "error: cannot use tinytask's command `/bin/echo`\n  caused by: it ended with exit code 0\n"),
+        (
+            "[\"/no/such\"]",
+            "error: cannot use tinytask's command `/no/such`\n  caused by: no such file or directory (os error 2)\n",
+        ),
+        (
+            "[\"/bin/true\"]",
+            "error: cannot use tinytask's command `/bin/true`\n  caused by: it ended with exit code 0\n",
+        ),
+        (
+            "[\"/bin/echo\", \"hello\"]",
+            "error: cannot use tinytask's command `/bin/echo`\n  caused by: it ended with exit code 0\n",
+        ),
     ];
     for (command, error) in cases {
         world.write("calypso.toml", format!("[tinytask]\ncommand = {command}\n"));
         let said = world.cli(&["task", "list"]);
         assert!(said.code == 4 && said.err.starts_with(error), "{said:?}");
-        assert!(said.err.contains("hint: run it by hand to see what it says"), "{said:?}");
+        assert!(
+            said.err
+                .contains("hint: run it by hand to see what it says"),
+            "{said:?}"
+        );
     }
 }
 
@@ -220,12 +252,20 @@ fn a_tinytask_that_dies_is_waited_for() {
     let id = world.task("slow");
     world.start();
     world.eventually("its agent runs", || {
-        world.base.join(format!("running_tasks/task_{id}.pid")).exists()
+        world
+            .base
+            .join(format!("running_tasks/task_{id}.pid"))
+            .exists()
     });
     world.kill_tinytask();
     world.shows("UNREACHABLE");
     assert!(world.is_running());
-    assert!(world.base.join(format!("running_tasks/task_{id}.pid")).exists());
+    assert!(
+        world
+            .base
+            .join(format!("running_tasks/task_{id}.pid"))
+            .exists()
+    );
     world.restart_tinytask();
     world.write("go", "");
     world.eventually("the task is done", || world.status_of(id) == "complete");
@@ -238,12 +278,20 @@ fn a_tinytask_that_dies_is_waited_for() {
 fn twenty_five_thousand_tasks() {
     let mut world = World::new();
     let db = rusqlite::Connection::open(world.beside("tinytask/tinytask.db")).expect("it is there");
-    db.busy_timeout(std::time::Duration::from_secs(10)).expect("set");
+    db.busy_timeout(std::time::Duration::from_secs(10))
+        .expect("set");
     let id = world.tinytask.create("a template", "people");
     let columns: Vec<String> = {
-        let mut rows = db.prepare("SELECT name FROM pragma_table_info('tasks')").expect("SQL");
-        let names = rows.query_map([], |row| row.get::<_, String>(0)).expect("SQL");
-        names.map(|name| name.expect("a name")).filter(|name| name != "id").collect()
+        let mut rows = db
+            .prepare("SELECT name FROM pragma_table_info('tasks')")
+            .expect("SQL");
+        let names = rows
+            .query_map([], |row| row.get::<_, String>(0))
+            .expect("SQL");
+        names
+            .map(|name| name.expect("a name"))
+            .filter(|name| name != "id")
+            .collect()
     };
     let columns = columns.join(", ");
     let copy = format!(
@@ -255,6 +303,9 @@ fn twenty_five_thousand_tasks() {
     world.good_works();
     let status = world.status();
     assert!(status.contains("people 25000"), "{status}");
-    assert!(world.cli(&["status"]).out.lines().count() < 30, "one screen");
+    assert!(
+        world.cli(&["status"]).out.lines().count() < 30,
+        "one screen"
+    );
     assert_eq!(world.cli(&["task", "list"]).out.lines().count(), 25_001);
 }

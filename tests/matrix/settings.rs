@@ -11,29 +11,98 @@ fn settings_that_cannot_be_used_are_refused_in_one_line() {
     let world = World::new();
     let id = world.task("good");
     let cases: &[(&str, &str)] = &[
-        ("max_runs = ", "`calypso.toml` line 1, column 12: string values must be quoted, expected literal string"),
-        ("max_runs = \"8", "`calypso.toml` line 1, column 14: invalid basic string, expected `\"`"),
-        ("colour = 3", "`calypso.toml` line 1, column 1: `colour` is no setting here"),
-        ("max_run = 3", "`calypso.toml` line 1, column 1: `max_run` is no setting here\nhint: did you mean `max_runs`?"),
-        ("[queue.coder]", "`calypso.toml` line 1, column 2: `queue` is no setting here\nhint: did you mean `queues`?"),
-        ("[tinytask]\nport = 3", "`calypso.toml` line 2, column 1: `port` is no setting here"),
-        ("max_runs = 0", "`max_runs` must be at least 1, got 0 (from `calypso.toml`, line 1)"),
-        ("max_runs = -1", "`max_runs` must be at least 1, got -1 (from `calypso.toml`, line 1)"),
-        ("max_runs = 99999999999", "`max_runs` is too large, got 99999999999 (from `calypso.toml`, line 1)"),
-        ("max_runs = \"many\"", "`max_runs` must be a number, got `many` (from `calypso.toml`, line 1)"),
-        ("time_limit = \"soon\"", "`time_limit` must be a time such as 10s, 45m or 1h30m, got `soon` (from `calypso.toml`, line 1)"),
-        ("\nlog_limit = 1", "`log_limit` must be at least 64KiB, got 1 (from `calypso.toml`, line 2)"),
-        ("missing_folder = \"create\"", "`missing_folder` = \"create\" needs the built-in tinytask: two base paths on one tinytask would each make the folder and run the task (from `calypso.toml`, line 1)"),
-        ("[queues.\"a b\"]", "`queues.a b` is no queue: queue `a b` is not valid: a queue's name is made of letters, digits, `_`, `.` and `-` (from `calypso.toml`, line 1)"),
-        ("[queues.x]\nconcurrency = 0", "`queues.x.concurrency` must be at least 1, got 0 (from `calypso.toml`, line 2)"),
-        ("[queues.x]\nrecipe = \"../x.yaml\"", "`queues.x.recipe` names a file in recipes/, without a folder, got `../x.yaml` (from `calypso.toml`, line 2)"),
-        ("[queues.x]\ncommand = []", "`queues.x.command` must name a program (from `calypso.toml`, line 2)"),
-        ("[queues.x]\nleftovers = \"eat\"", "`queues.x.leftovers` must be \"stop\" or \"leave\", got `eat` (from `calypso.toml`, line 2)"),
-        ("[inbound]\nqueue = \"a/b\"", "`inbound.queue` is no queue: queue `a/b` is not valid: a queue's name is made of letters, digits, `_`, `.` and `-` (from `calypso.toml`, line 2)"),
-        ("[inbound]\nignore = [\"[z\"]", "`inbound.ignore` has a bad pattern: error parsing glob '[z': unclosed character class; missing ']' (from `calypso.toml`, line 2)"),
-        ("[tinytask]\nurl = \"ftp://x\"", "`tinytask.url` must be like `http://127.0.0.1:3000/mcp`, got `ftp://x` (from `calypso.toml`, line 2)"),
-        ("[tinytask]\nurl = \"http://x/mcp\"\nbuiltin = true", "`tinytask` takes one of `url`, `command` and `builtin = true`, got more (from `calypso.toml`, line 3)"),
-        ("[tinytask]\nbuiltin = true\nlisten = \"0.0.0.0:3000\"", "`tinytask.listen` must be a loopback address such as 127.0.0.1:3000, got 0.0.0.0:3000 (from `calypso.toml`, line 3)"),
+        (
+            "max_runs = ",
+            "`calypso.toml` line 1, column 12: string values must be quoted, expected literal string",
+        ),
+        (
+            "max_runs = \"8",
+            "`calypso.toml` line 1, column 14: invalid basic string, expected `\"`",
+        ),
+        (
+            "colour = 3",
+            "`calypso.toml` line 1, column 1: `colour` is no setting here",
+        ),
+        (
+            "max_run = 3",
+            "`calypso.toml` line 1, column 1: `max_run` is no setting here\nhint: did you mean `max_runs`?",
+        ),
+        (
+            "[queue.coder]",
+            "`calypso.toml` line 1, column 2: `queue` is no setting here\nhint: did you mean `queues`?",
+        ),
+        (
+            "[tinytask]\nport = 3",
+            "`calypso.toml` line 2, column 1: `port` is no setting here",
+        ),
+        (
+            "max_runs = 0",
+            "`max_runs` must be at least 1, got 0 (from `calypso.toml`, line 1)",
+        ),
+        (
+            "max_runs = -1",
+            "`max_runs` must be at least 1, got -1 (from `calypso.toml`, line 1)",
+        ),
+        (
+            "max_runs = 99999999999",
+            "`max_runs` is too large, got 99999999999 (from `calypso.toml`, line 1)",
+        ),
+        (
+            "max_runs = \"many\"",
+            "`max_runs` must be a number, got `many` (from `calypso.toml`, line 1)",
+        ),
+        (
+            "time_limit = \"soon\"",
+            "`time_limit` must be a time such as 10s, 45m or 1h30m, got `soon` (from `calypso.toml`, line 1)",
+        ),
+        (
+            "\nlog_limit = 1",
+            "`log_limit` must be at least 64KiB, got 1 (from `calypso.toml`, line 2)",
+        ),
+        (
+            "missing_folder = \"create\"",
+            "`missing_folder` = \"create\" needs the built-in tinytask: two base paths on one tinytask would each make the folder and run the task (from `calypso.toml`, line 1)",
+        ),
+        (
+            "[queues.\"a b\"]",
+            "`queues.a b` is no queue: queue `a b` is not valid: a queue's name is made of letters, digits, `_`, `.` and `-` (from `calypso.toml`, line 1)",
+        ),
+        (
+            "[queues.x]\nconcurrency = 0",
+            "`queues.x.concurrency` must be at least 1, got 0 (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[queues.x]\nrecipe = \"../x.yaml\"",
+            "`queues.x.recipe` names a file in recipes/, without a folder, got `../x.yaml` (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[queues.x]\ncommand = []",
+            "`queues.x.command` must name a program (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[queues.x]\nleftovers = \"eat\"",
+            "`queues.x.leftovers` must be \"stop\" or \"leave\", got `eat` (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[inbound]\nqueue = \"a/b\"",
+            "`inbound.queue` is no queue: queue `a/b` is not valid: a queue's name is made of letters, digits, `_`, `.` and `-` (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[inbound]\nignore = [\"[z\"]",
+            "`inbound.ignore` has a bad pattern: error parsing glob '[z': unclosed character class; missing ']' (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[tinytask]\nurl = \"ftp://x\"",
+            "`tinytask.url` must be like `http://127.0.0.1:3000/mcp`, got `ftp://x` (from `calypso.toml`, line 2)",
+        ),
+        (
+            "[tinytask]\nurl = \"http://x/mcp\"\nbuiltin = true",
+            "`tinytask` takes one of `url`, `command` and `builtin = true`, got more (from `calypso.toml`, line 3)",
+        ),
+        (
+            "[tinytask]\nbuiltin = true\nlisten = \"0.0.0.0:3000\"",
+            "`tinytask.listen` must be a loopback address such as 127.0.0.1:3000, got 0.0.0.0:3000 (from `calypso.toml`, line 3)",
+        ),
     ];
     for (text, error) in cases {
         world.write("calypso.toml", text);
@@ -56,11 +125,31 @@ fn settings_that_cannot_be_used_are_refused_in_one_line() {
 fn a_bad_value_says_where_it_was_given() {
     let world = World::new();
     let cases: &[(&[&str], (&str, &str), &str)] = &[
-        (&["plan"], ("CALYPSO_MAX_RUNS", "0"), "error: `max_runs` must be at least 1, got 0 (from `CALYPSO_MAX_RUNS`)\n"),
-        (&["plan"], ("CALYPSO_TINYTASK_URL", "here"), "error: `tinytask_url` must be like `http://127.0.0.1:3000/mcp`, got `here` (from `CALYPSO_TINYTASK_URL`)\n"),
-        (&["plan", "--max-runs", "0"], ("CALYPSO_MAX_RUNS", "3"), "error: `max_runs` must be at least 1, got 0 (from `--max-runs`)\n"),
-        (&["run", "--settle", "soon"], ("A", "b"), "error: `settle` must be a time such as 10s, 45m or 1h30m, got `soon` (from `--settle`)\n"),
-        (&["run", "--log", "loud"], ("A", "b"), "error: `--log loud` is no level\nhint: one of error, warn, info, debug, trace\n"),
+        (
+            &["plan"],
+            ("CALYPSO_MAX_RUNS", "0"),
+            "error: `max_runs` must be at least 1, got 0 (from `CALYPSO_MAX_RUNS`)\n",
+        ),
+        (
+            &["plan"],
+            ("CALYPSO_TINYTASK_URL", "here"),
+            "error: `tinytask_url` must be like `http://127.0.0.1:3000/mcp`, got `here` (from `CALYPSO_TINYTASK_URL`)\n",
+        ),
+        (
+            &["plan", "--max-runs", "0"],
+            ("CALYPSO_MAX_RUNS", "3"),
+            "error: `max_runs` must be at least 1, got 0 (from `--max-runs`)\n",
+        ),
+        (
+            &["run", "--settle", "soon"],
+            ("A", "b"),
+            "error: `settle` must be a time such as 10s, 45m or 1h30m, got `soon` (from `--settle`)\n",
+        ),
+        (
+            &["run", "--log", "loud"],
+            ("A", "b"),
+            "error: `--log loud` is no level\nhint: one of error, warn, info, debug, trace\n",
+        ),
     ];
     for (args, variable, error) in cases {
         world.cli_with(args, &[*variable]).fails(2, error);
@@ -84,10 +173,9 @@ fn a_calypso_toml_that_is_no_file_is_refused_and_a_link_is_followed() {
     let too_large = format!("{cannot}  caused by: larger than 1048576 bytes\n{hint}");
     world.cli(&["status"]).fails(2, &too_large);
     fs::write(&path, b"a = \"\xff\"").expect("ours");
-    world.cli(&["status"]).fails(
-        2,
-        "error: `calypso.toml` line 1, column 6: is not UTF-8\n",
-    );
+    world
+        .cli(&["status"])
+        .fails(2, "error: `calypso.toml` line 1, column 6: is not UTF-8\n");
     fs::remove_file(&path).expect("ours");
     fs::create_dir(&path).expect("ours");
     let no_file = format!("{cannot}  caused by: not a regular file\n{hint}");
@@ -107,7 +195,9 @@ fn a_bad_edit_while_running_leaves_the_last_good_settings_in_force() {
         world.log().contains("the last good ones stay in force")
     });
     assert!(
-        world.log().contains("must be at least 1, got 0 (from `calypso.toml`, line 1)"),
+        world
+            .log()
+            .contains("must be at least 1, got 0 (from `calypso.toml`, line 1)"),
         "{}",
         world.log()
     );
@@ -128,7 +218,14 @@ fn a_base_path_that_is_none_is_refused_with_the_way_to_make_one() {
          hint: `calypso-watch init` makes one here; `--base-path DIR` or `CALYPSO_BASE_PATH` names one\n",
         here.display()
     );
-    for args in [&["run"][..], &["status"], &["plan"], &["quit"], &["hold", "1"], &["logs", "1"]] {
+    for args in [
+        &["run"][..],
+        &["status"],
+        &["plan"],
+        &["quit"],
+        &["hold", "1"],
+        &["logs", "1"],
+    ] {
         run(args).fails(2, &none);
     }
     run(&["--base-path", "/no/such", "status"]).fails(
@@ -208,6 +305,8 @@ fn a_wish_comes_before_the_first_daemon() {
     world.good_works();
     assert_eq!(world.status_of(id), "idle");
     assert!(unwrapped(&world.why(id)).contains("held by a person"));
-    world.cli(&["retry", &id.to_string()]).tells(0, "gets a fresh start");
+    world
+        .cli(&["retry", &id.to_string()])
+        .tells(0, "gets a fresh start");
     world.eventually("it is started", || world.status_of(id) == "complete");
 }

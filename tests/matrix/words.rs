@@ -20,7 +20,9 @@ fn denied() -> io::Error {
 fn each_error_says_what_was_tried_why_it_failed_and_the_way_out() {
     let base = || camino::Utf8PathBuf::from("/srv/calypso");
     let config: Vec<config::Error> = vec![
-        config::Error::NoBase { from: "/home/ann".into() },
+        config::Error::NoBase {
+            from: "/home/ann".into(),
+        },
         config::Error::Base {
             path: base(),
             origin: Origin::Environment("CALYPSO_BASE_PATH".into()),
@@ -31,7 +33,10 @@ fn each_error_says_what_was_tried_why_it_failed_and_the_way_out() {
             origin: Origin::Flag("--base-path".into()),
             source: io::Error::new(io::ErrorKind::NotADirectory, "not a directory"),
         },
-        config::Error::Read { path: base().join("calypso.toml"), source: denied() },
+        config::Error::Read {
+            path: base().join("calypso.toml"),
+            source: denied(),
+        },
         config::Error::Read {
             path: base().join("calypso.toml"),
             source: io::Error::new(io::ErrorKind::InvalidData, "not a regular file"),
@@ -49,29 +54,53 @@ fn each_error_says_what_was_tried_why_it_failed_and_the_way_out() {
             origin: Origin::File { line: 3 },
         },
         config::Error::Unsafe { path: base() },
-        config::Error::NetworkFileSystem { path: base(), kind: "NFS".into() },
+        config::Error::NetworkFileSystem {
+            path: base(),
+            kind: "NFS".into(),
+        },
     ];
-    let records = || runs::Error::Newer { run: "42/2".into(), format: 3 };
+    let records = || runs::Error::Newer {
+        run: "42/2".into(),
+        format: 3,
+    };
     let runs: Vec<runs::Error> = vec![
         runs::Error::AlreadyThere { run: "42/2".into() },
         records(),
-        runs::Error::Io { deed: "list", path: base().join("running_tasks"), source: denied() },
+        runs::Error::Io {
+            deed: "list",
+            path: base().join("running_tasks"),
+            source: denied(),
+        },
     ];
     let look: Vec<look::Error> = vec![
-        look::Error::Io { path: "/srv/calypso/.calypso/control".into(), source: denied() },
+        look::Error::Io {
+            path: "/srv/calypso/.calypso/control".into(),
+            source: denied(),
+        },
         look::Error::Runs(records()),
     ];
     let daemon: Vec<daemon::Error> = vec![
-        daemon::Error::AlreadyRunning { pid: 4121, up: "3 h".into(), base: base() },
+        daemon::Error::AlreadyRunning {
+            pid: 4121,
+            up: "3 h".into(),
+            base: base(),
+        },
         daemon::Error::Write {
             path: base().join(".calypso"),
             source: io::Error::from_raw_os_error(nix::libc::EROFS),
         },
-        daemon::Error::Builtin { why: "cannot listen on `127.0.0.1:3000`: address in use".into() },
+        daemon::Error::Builtin {
+            why: "cannot listen on `127.0.0.1:3000`: address in use".into(),
+        },
         daemon::Error::Watch(watch::Error::InstanceLimit { path: base() }),
         daemon::Error::Watch(watch::Error::WatchLimit { path: base() }),
-        daemon::Error::Watch(watch::Error::Missing { path: base().join("inbound") }),
-        daemon::Error::Watch(watch::Error::Other { path: base().join("inbound"), source: denied() }),
+        daemon::Error::Watch(watch::Error::Missing {
+            path: base().join("inbound"),
+        }),
+        daemon::Error::Watch(watch::Error::Other {
+            path: base().join("inbound"),
+            source: denied(),
+        }),
         daemon::Error::Config(config::Error::Unsafe { path: base() }),
         daemon::Error::Look(look::Error::Runs(records())),
         daemon::Error::Signals(denied()),
@@ -99,7 +128,12 @@ fn pages(path: &[String], pages: &mut Vec<(String, String)>) {
         .skip_while(|line| *line != "Commands:")
         .skip(1)
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned))
+        .filter_map(|line| {
+            line.strip_prefix("  ")?
+                .split(' ')
+                .next()
+                .map(str::to_owned)
+        })
         .filter(|name| !name.is_empty() && name != "help")
         .collect();
     pages.push((path.join(" "), page.out));

@@ -102,6 +102,14 @@ impl Tinytask {
         task["id"].as_i64().expect("a task has a number")
     }
 
+    /// Sets one field of a task.
+    #[track_caller]
+    pub(crate) fn update(&self, id: i64, key: &str, value: &str) {
+        let mut args = json!({"id": id});
+        args[key] = json!(value);
+        self.call("update_task", &args);
+    }
+
     /// One task with its comments.
     #[track_caller]
     pub(crate) fn task(&self, id: i64) -> Value {

@@ -185,6 +185,10 @@ impl Seen {
         let mut alive = Alive::default();
         for process in &self.processes {
             let id = process.stat.id();
+            // Asked about a shim that is alive but stopped, say: it is no leftover.
+            if shim == Some(&id) {
+                continue;
+            }
             let is_member = is_in_session(&process.stat) && !is_refuted;
             if question.agent.as_ref() == Some(&id) {
                 alive.agent = Some(id);

@@ -58,6 +58,12 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (
+            seven(),
+            Hold::NoProgram {
+                why: "`goose` is not on PATH".into(),
+            },
+        ),
+        (
             coder(),
             Hold::Environment {
                 reason: "goose is not on PATH".into(),

@@ -109,7 +109,7 @@ pub enum Command {
     Demo(Demo),
     /// Print a completion script for a shell
     Completions {
-        /// bash, zsh, fish, elvish or powershell
+        /// Which one
         shell: clap_complete::Shell,
     },
 }

@@ -43,6 +43,11 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         Command::Quit => stop::quit(base),
         Command::Task(command) => on_task(base, command),
         Command::Tinytask(command) => tinytask::call(base, command),
+        Command::Demo(_) if base.is_some() => Err(Failure::new(
+            Exit::Usage,
+            "`demo` makes a base path of its own, in a temporary folder",
+        )
+        .hint("leave `--base-path` out; `--keep` keeps it".to_owned())),
         Command::Demo(demo) => demo::call(&demo),
         Command::Completions { shell } => {
             let mut script = Vec::new();

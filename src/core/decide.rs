@@ -438,7 +438,9 @@ impl<'a> Deciding<'a> {
             Some(Ok(_)) => {}
         }
         if self.seen.controls.paused.contains(queue) {
-            return Err(Hold::QueuePaused);
+            return Err(Hold::QueuePaused {
+                queue: queue.clone(),
+            });
         }
         Ok(standing.attempts)
     }
@@ -620,7 +622,7 @@ impl<'a> Deciding<'a> {
         }
         self.folder_hold(task)?;
         if self.seen.controls.paused.contains(&queue) {
-            return Err(Hold::QueuePaused);
+            return Err(Hold::QueuePaused { queue });
         }
         if let Some(asked) = self.policy.queue(&queue).concurrency
             && asked > self.policy.slots(&queue, recipe)

@@ -274,7 +274,12 @@ fn people_hold_pause_and_stop() {
     }))
     .at(0)
     .then([])
-    .holds_task(1, Hold::QueuePaused);
+    .holds_task(
+        1,
+        Hold::QueuePaused {
+            queue: queue("coder"),
+        },
+    );
     given(base().but(|seen| seen.controls.pause_all = true))
         .at(0)
         .then([])
@@ -1014,5 +1019,10 @@ fn inbound_is_held_paused_and_stopped_like_a_task() {
     }))
     .at(0)
     .then([])
-    .holds(on_file("a.md"), Hold::QueuePaused);
+    .holds(
+        on_file("a.md"),
+        Hold::QueuePaused {
+            queue: queue("dispatcher"),
+        },
+    );
 }

@@ -74,7 +74,7 @@ fn a_name_that_nobody_can_print_is_shown_escaped() {
         fs::write(path, "x").expect("ours");
     }
     world.eventually("they are settled", || {
-        !world.status().contains("being written")
+        !world.status().contains("may still be written to")
     });
     let status = world.status();
     for shown in ["\\xff\\xfe.md", "new\\x0aline", "\\x1b[31mred", "-rf"] {
@@ -128,7 +128,7 @@ fn a_file_that_is_written_without_end_is_taken_in_the_end_and_said() {
     world.cli(&["pause", "dispatcher"]).tells(0, "");
     world.start();
     let writer = Writer::start(&world.base.join("inbound/endless"));
-    world.shows("endless · still being written");
+    world.shows("endless · may still be written to");
     world.good_works();
     world.shows("endless · its queue is paused (calypso-watch resume dispatcher)");
     world.shows("inbound/endless: written to without end; taken as it is");

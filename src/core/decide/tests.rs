@@ -431,6 +431,7 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
     let away = Tinytask::Unreachable {
         since: moment(-9),
         error: "refused".into(),
+        hint: None,
     };
     given(base.clone().but(|seen| seen.tinytask = away))
         .at(0)
@@ -440,6 +441,7 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
             Hold::TinytaskUnreachable {
                 since: moment(-9),
                 error: "refused".into(),
+                hint: None,
             },
         )
         .holds(

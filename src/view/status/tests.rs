@@ -263,6 +263,7 @@ fn tinytask_away_or_another_is_said_loudly() {
     scene.seen.tinytask = Tinytask::Unreachable {
         since: moment(-180),
         error: "connection refused".into(),
+        hint: None,
     };
     let away = scene.screen();
     scene.seen.tinytask = Tinytask::Suspicious {

@@ -182,6 +182,12 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (seven(), Hold::Unknown { run: run("7/2") }),
+        (
+            seven(),
+            Hold::UnreadableRecords {
+                error: "record of run `7/2` was written by a newer calypso-watch".into(),
+            },
+        ),
         (seven(), Hold::VerdictWaits { run: run("7/2") }),
         (
             seven(),

@@ -437,7 +437,9 @@ impl<'a> Deciding<'a> {
             Some(Ok(_)) => {}
         }
         if self.seen.controls.paused.contains(queue) {
-            return Err(Hold::QueuePaused);
+            return Err(Hold::QueuePaused {
+                queue: queue.clone(),
+            });
         }
         Ok(standing.attempts)
     }
@@ -627,7 +629,7 @@ impl<'a> Deciding<'a> {
         }
         self.folder_hold(task)?;
         if self.seen.controls.paused.contains(&queue) {
-            return Err(Hold::QueuePaused);
+            return Err(Hold::QueuePaused { queue });
         }
         if let Some(asked) = self.policy.queue(&queue).concurrency
             && asked > self.policy.slots(&queue, recipe)

@@ -447,7 +447,9 @@ pub enum Hold {
     },
     Paused,
     // a queue
-    QueuePaused,
+    QueuePaused {
+        queue: QueueName,
+    },
     /// Neutral: a person's queue.
     NoRecipe,
     BrokenRecipe {

@@ -274,7 +274,12 @@ fn people_hold_pause_and_stop() {
     }))
     .at(0)
     .then([])
-    .holds_task(1, Hold::QueuePaused);
+    .holds_task(
+        1,
+        Hold::QueuePaused {
+            queue: queue("coder"),
+        },
+    );
     given(base().but(|seen| seen.controls.pause_all = true))
         .at(0)
         .then([])
@@ -427,6 +432,7 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         hint: None,
         since: moment(-9),
         error: "refused".into(),
+        hint: None,
     };
     given(base.clone().but(|seen| seen.tinytask = away))
         .at(0)
@@ -437,6 +443,7 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
                 hint: None,
                 since: moment(-9),
                 error: "refused".into(),
+                hint: None,
             },
         )
         .holds(
@@ -1018,5 +1025,10 @@ fn inbound_is_held_paused_and_stopped_like_a_task() {
     }))
     .at(0)
     .then([])
-    .holds(on_file("a.md"), Hold::QueuePaused);
+    .holds(
+        on_file("a.md"),
+        Hold::QueuePaused {
+            queue: queue("dispatcher"),
+        },
+    );
 }

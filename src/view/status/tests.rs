@@ -264,6 +264,7 @@ fn tinytask_away_or_another_is_said_loudly() {
         hint: None,
         since: moment(-180),
         error: "connection refused".into(),
+        hint: None,
     };
     let away = scene.screen();
     scene.seen.tinytask = Tinytask::Suspicious {

@@ -107,6 +107,7 @@ fn each_kind_of_state_has_its_words() {
         hint: None,
         since: moment(-180),
         error: "connection refused".into(),
+        hint: None,
     };
     seen.tasks.clear();
     screens.push(screen(&seen, 31));

@@ -78,6 +78,8 @@ struct Stage {
 #[derive(Debug, Default)]
 struct State {
     parts: HashMap<String, Part>,
+    /// What an agent calls, one after the other, whatever it is told.
+    lists: HashMap<String, Vec<(&'static str, Value)>>,
     asked: Vec<Asked>,
     is_over: bool,
 }
@@ -89,6 +91,10 @@ struct Asked {
     path: String,
     /// Nothing was said before it.
     is_first: bool,
+    /// The tools it might call: names, and the names of their parameters.
+    offered: HashMap<String, Vec<String>>,
+    /// The tools it called, and what they answered.
+    answered: Vec<(String, String)>,
 }
 
 impl Model {
@@ -140,6 +146,24 @@ impl Model {
     pub(crate) fn play(&self, agent: &str, part: Part) {
         self.stage.state().parts.insert(agent.to_owned(), part);
         self.stage.changed.notify_all();
+    }
+
+    /// `agent` calls these tools one after the other, whatever they answer, and says that it is done.
+    pub(crate) fn recite(&self, agent: &str, calls: Vec<(&'static str, Value)>) {
+        self.stage.state().lists.insert(agent.to_owned(), calls);
+    }
+
+    /// When `agent` was last asked for: the tools it might call with the names of their parameters, and those it had called
+    /// with their answers.
+    #[track_caller]
+    pub(crate) fn last_seen(
+        &self,
+        agent: &str,
+    ) -> (HashMap<String, Vec<String>>, Vec<(String, String)>) {
+        let state = self.stage.state();
+        let last = state.asked.iter().rfind(|asked| asked.agent == agent);
+        let last = last.expect("it was asked").clone();
+        (last.offered, last.answered)
     }
 
     /// How many answers were asked for `agent`.
@@ -237,6 +261,12 @@ impl Stage {
             agent: conversation.agent.clone(),
             path,
             is_first: conversation.calls.is_empty(),
+            offered: offered(&request),
+            answered: conversation
+                .calls
+                .iter()
+                .map(|call| (call.tool.clone(), call.result.clone()))
+                .collect(),
         });
         let Some(answer) = self.answer(&conversation) else {
             return Ok(());
@@ -263,6 +293,14 @@ impl Stage {
                 .get(&conversation.agent)
                 .copied()
                 .unwrap_or_default();
+            if let Some(list) = state.lists.get(&conversation.agent) {
+                let next = list.get(conversation.calls.len()).cloned();
+                let say = next.map_or_else(
+                    || Say::text("All of them called."),
+                    |(tool, args)| Say::Call { tool, args },
+                );
+                return Some(Answer::Say(say));
+            }
             // Nobody's agent: goose's own request to summarise a conversation that got too long.
             let answer = if conversation.agent.is_empty() {
                 Some(Answer::Say(Say::text("Nothing happened so far.")))
@@ -423,6 +461,22 @@ struct Conversation {
 struct Call {
     tool: String,
     result: String,
+}
+
+/// The tools a request offers, in either form.
+fn offered(request: &Value) -> HashMap<String, Vec<String>> {
+    let tools = request["tools"].as_array().into_iter().flatten();
+    tools
+        .filter_map(|tool| {
+            let function = tool.get("function").unwrap_or(tool);
+            let properties = function["parameters"]["properties"].as_object();
+            let names = properties
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone());
+            Some((function["name"].as_str()?.to_owned(), names.collect()))
+        })
+        .collect()
 }
 
 /// The text of a message, whether it is a string or a list of parts.

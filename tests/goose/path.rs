@@ -171,16 +171,10 @@ fn the_demo_runs_the_starter_team_on_goose() {
     let Some(goose) = goose() else { return };
     let model = Model::start();
     let team = Team::new(goose, &model, "http://127.0.0.1:9/mcp");
-    let args = [
-        "demo",
-        "--goose",
-        "--provider",
-        "openai",
-        "--model",
-        "gpt-5.2",
-    ];
-    let mut demo = team.calypso(&args);
-    demo.env("TMPDIR", &team.base);
+    let mut demo = team.calypso_anywhere();
+    demo.args(["demo", "--goose", "--provider", "openai"])
+        .args(["--model", "gpt-5.2"])
+        .env("TMPDIR", &team.base);
     let ran = Ran::from(demo.output().expect("our own binary starts"));
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     for (queue, _) in PATH {

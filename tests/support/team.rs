@@ -105,8 +105,15 @@ impl Team {
         command
     }
 
-    /// `calypso-watch` for this base path, in the same environment; `goose` on its PATH is the one of the tests.
+    /// `calypso-watch` for this base path, in the same environment.
     pub(crate) fn calypso(&self, args: &[&str]) -> Command {
+        let mut command = self.calypso_anywhere();
+        command.arg("--base-path").arg(&self.base).args(args);
+        command
+    }
+
+    /// `calypso-watch` without a base path; `goose` on its PATH is the one of the tests.
+    pub(crate) fn calypso_anywhere(&self) -> Command {
         let mut command = self.dressed(Path::new(env!("CARGO_BIN_EXE_calypso-watch")));
         let bin = self.folder.path().join("bin");
         if !bin.exists() {
@@ -116,11 +123,7 @@ impl Team {
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(bin).chain(std::env::split_paths(&path));
-        command
-            .env("PATH", std::env::join_paths(paths).expect("no colons"))
-            .arg("--base-path")
-            .arg(&self.base)
-            .args(args);
+        command.env("PATH", std::env::join_paths(paths).expect("no colons"));
         command
     }
 

@@ -9,20 +9,52 @@ use tracing::info;
 
 use super::Error;
 use crate::core::layout::Layout;
+use crate::core::model::ProcessId;
 use crate::edge::config::{Config, TinytaskChoice};
-use crate::edge::files;
+use crate::edge::{files, process};
 
 /// How long it may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
+/// server.json is a line.
+const RECORD_LIMIT: u64 = 1 << 16;
 
 /// The built-in server of this base path: started here, or found running.
 pub struct Builtin {
     layout: Layout,
     /// Where it was started here: collected when it ends.
     child: Option<Child>,
+    /// Rings when it ends, whoever started it. None where that was heard, or cannot be.
+    watch: Option<process::WatchedPidfd>,
 }
 
 impl Builtin {
+    fn found(layout: &Layout, child: Option<Child>) -> Self {
+        // server.json names its process as we do, beside other things.
+        let record = files::read_bounded(&layout.tinytask_server(), RECORD_LIMIT).ok();
+        let server: Option<ProcessId> = record.and_then(|text| serde_json::from_slice(&text).ok());
+        let watch = server
+            .and_then(|server| process::Pidfd::open_checked(&server).ok().flatten())
+            .and_then(|pidfd| pidfd.watch().ok());
+        Self {
+            layout: layout.clone(),
+            child,
+            watch,
+        }
+    }
+
+    /// Returns when it ends; never where that cannot be heard.
+    pub(super) async fn over(&self) {
+        match &self.watch {
+            Some(watch) => watch.over().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Its end was heard.
+    pub(super) fn is_over(&mut self) {
+        self.watch = None;
+    }
+
     /// Nobody holds its lock.
     pub(super) fn is_gone(&mut self) -> bool {
         if let Some(child) = &mut self.child {
@@ -48,12 +80,8 @@ pub async fn start_builtin(
         || "127.0.0.1:3000".to_owned(),
         |address| address.to_string(),
     );
-    let mut builtin = Builtin {
-        layout: layout.clone(),
-        child: None,
-    };
-    if !builtin.is_gone() {
-        return Ok(Some(builtin));
+    if files::is_held_at(&layout.tinytask_lock()).unwrap_or(true) {
+        return Ok(Some(Builtin::found(layout, None)));
     }
     let failed = |why: String| Error::Builtin { why };
     let log_path = layout.state().join("tinytask.log");
@@ -99,8 +127,7 @@ pub async fn start_builtin(
     match tokio::time::timeout(START_TIME, listening).await {
         Ok(result) => {
             result?;
-            builtin.child = Some(child);
-            Ok(Some(builtin))
+            Ok(Some(Builtin::found(layout, Some(child))))
         }
         Err(_) => Err(failed(format!(
             "it does not listen at {address}; see `.calypso/tinytask.log`"

@@ -172,6 +172,7 @@ impl Daemon {
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
+            timers.answered(&seen.tinytask);
             if scope == Scope::Everything && timers.take_prune() {
                 self.prune(&seen);
             }
@@ -213,6 +214,13 @@ impl Daemon {
                     Some(done) = self.done.1.recv() => {
                         self.is_done(&done);
                         break Scope::Queues;
+                    }
+                    () = over(self.builtin.as_ref()) => {
+                        if let Some(builtin) = &mut self.builtin {
+                            builtin.is_over();
+                        }
+                        // The look finds it unreachable, and so it is started again.
+                        break Scope::Everything;
                     }
                     _ = signals.hup.recv() => {
                         self.reload();
@@ -406,6 +414,14 @@ impl Daemon {
         }
         info!(reason, "stopped watching");
         Leaving { going_on }
+    }
+}
+
+/// The end of the built-in tinytask, where there is one.
+async fn over(builtin: Option<&Builtin>) {
+    match builtin {
+        Some(builtin) => builtin.over().await,
+        None => std::future::pending().await,
     }
 }
 

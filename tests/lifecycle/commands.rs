@@ -17,7 +17,10 @@ fn a_stopped_task_waits_for_retry() {
     let id = task.to_string();
     world.eventually("it works", |w| w.count("at-go coder") == 1);
     let said = world.ok(&["stop", &id]);
-    assert!(said.contains("is being stopped") && said.contains("retry"), "{said}");
+    assert!(
+        said.contains("is being stopped") && said.contains("retry"),
+        "{said}"
+    );
     world.eventually("judged", |w| w.verdicts(task).len() == 1);
     assert!(matches!(world.outcomes(task)[..], [Outcome::Stopped(_)]));
     world.eventually("held", |w| w.hold(task) == "stopped_by_person");
@@ -72,7 +75,9 @@ fn all_runs_are_stopped_even_without_a_daemon() {
         tasks.iter().all(|task| w.verdicts(*task).len() == 1)
     });
     world.eventually("both held", |w| {
-        tasks.iter().all(|task| w.hold(*task) == "stopped_by_person")
+        tasks
+            .iter()
+            .all(|task| w.hold(*task) == "stopped_by_person")
     });
     world.is_clean();
     assert_eq!(world.ok(&["stop", "--all"]), "nothing runs\n");
@@ -125,9 +130,7 @@ fn hold_and_pause_keep_and_let_go() {
 /// A pid file that somebody wrote by hand is somebody's own run: it holds its task until it ends, or is released.
 #[test]
 fn a_run_of_somebody_else_is_left_alone_until_released() {
-    let world = World::new()
-        .queue("coder", "claim; finish")
-        .start();
+    let world = World::new().queue("coder", "claim; finish").start();
     world.ok(&["pause"]);
     let task = world.task("coder", "started by hand");
     let mut by_hand = world
@@ -143,7 +146,10 @@ fn a_run_of_somebody_else_is_left_alone_until_released() {
     assert_eq!(world.count("start coder"), 0);
     world.ok(&["release", &task.to_string()]);
     world.eventually("complete", |w| w.is_complete(task));
-    assert!(by_hand.try_wait().expect("it is ours").is_none(), "nobody was signalled");
+    assert!(
+        by_hand.try_wait().expect("it is ours").is_none(),
+        "nobody was signalled"
+    );
 
     world.ok(&["pause"]);
     let second = world.task("coder", "started by hand too");
@@ -163,9 +169,7 @@ fn a_run_of_somebody_else_is_left_alone_until_released() {
 
 #[test]
 fn a_working_task_is_put_back_by_a_persons_word() {
-    let world = World::new()
-        .queue("coder", "claim; finish")
-        .start();
+    let world = World::new().queue("coder", "claim; finish").start();
     world.ok(&["pause"]);
     let task = world.task("coder", "claimed elsewhere");
     world.update(task, crate::json!({"status": "working"}));
@@ -184,7 +188,10 @@ fn a_working_task_is_put_back_by_a_persons_word() {
 #[test]
 fn requests_are_dropped_in_one_step_and_never_over_another() {
     let world = World::new()
-        .queue("dispatcher", "mkdir -p \"$B/taken\"; mv \"$B\"/inbound/* \"$B/taken/\"")
+        .queue(
+            "dispatcher",
+            "mkdir -p \"$B/taken\"; mv \"$B\"/inbound/* \"$B/taken/\"",
+        )
         .start();
     world.ok(&["pause"]);
     world.write("one.md", "# one\n");
@@ -231,7 +238,10 @@ fn requests_are_dropped_in_one_step_and_never_over_another() {
 #[test]
 fn logs_follow_a_run_to_its_end() {
     let world = World::new()
-        .queue("coder", "claim; echo first; gate go; echo last; finish; printf 'no newline'")
+        .queue(
+            "coder",
+            "claim; echo first; gate go; echo last; finish; printf 'no newline'",
+        )
         .start();
     let task = world.task("coder", "says things");
     let id = task.to_string();
@@ -263,7 +273,15 @@ fn logs_follow_a_run_to_its_end() {
 #[test]
 fn tasks_are_handled_from_the_command_line() {
     let world = World::new().configure();
-    let id = world.ok(&["task", "create", "a title", "--queue", "coder", "--priority", "-3"]);
+    let id = world.ok(&[
+        "task",
+        "create",
+        "a title",
+        "--queue",
+        "coder",
+        "--priority",
+        "-3",
+    ]);
     let id = id.trim();
     assert_eq!(id, "1");
     assert!(world.ok(&["task", "list"]).contains("a title"));
@@ -273,7 +291,10 @@ fn tasks_are_handled_from_the_command_line() {
     assert_eq!(world.assignee(1), "devops");
     world.ok(&["task", "comment", id, "a word"]);
     let shown = world.ok(&["task", "show", id]);
-    assert!(shown.contains("a word") && shown.contains("yours"), "{shown}");
+    assert!(
+        shown.contains("a word") && shown.contains("yours"),
+        "{shown}"
+    );
     assert_eq!(world.ok(&["task", "signup", "devops"]), "1\n");
     let none = world.cw(&["task", "signup", "devops"]);
     assert_eq!((none.code, none.out.as_str()), (Some(1), ""));
@@ -289,9 +310,7 @@ fn tasks_are_handled_from_the_command_line() {
 
 #[test]
 fn plan_and_why_tell_without_doing() {
-    let world = World::new()
-        .queue("coder", "claim; finish")
-        .configure();
+    let world = World::new().queue("coder", "claim; finish").configure();
     let first = world.task("coder", "goes first");
     let second = world.task("coder", "waits for it");
     let plan = world.ok(&["plan"]);
@@ -311,9 +330,7 @@ fn plan_and_why_tell_without_doing() {
 
 #[test]
 fn status_says_first_what_is_wrong() {
-    let mut world = World::new()
-        .queue("coder", "claim; finish")
-        .start();
+    let mut world = World::new().queue("coder", "claim; finish").start();
     assert_eq!(world.cw(&["status"]).code, Some(0));
     world.kill_server();
     let (status, code) = world.status();
@@ -340,7 +357,15 @@ fn a_base_path_is_made_once_and_never_overwritten() {
     let world = World::new();
     let dir = world.path("new one");
     let dir = dir.to_str().expect("a UTF-8 name");
-    let said = world.ok(&["init", dir, "--builtin", "--provider", "openai", "--model", "m"]);
+    let said = world.ok(&[
+        "init",
+        dir,
+        "--builtin",
+        "--provider",
+        "openai",
+        "--model",
+        "m",
+    ]);
     assert!(said.contains("5 starter recipes"), "{said}");
     let toml = world.read("new one/calypso.toml");
     assert!(toml.contains("builtin = true"), "{toml}");
@@ -363,15 +388,28 @@ fn a_base_path_is_made_once_and_never_overwritten() {
     assert_eq!(world.read("new one/calypso.toml"), toml);
     // What was missing names the tinytask of this base path, as the others do.
     let devops = world.read("new one/recipes/devops.yaml");
-    assert!(devops.contains(&format!("http://{address}/mcp")), "{devops}");
+    assert!(
+        devops.contains(&format!("http://{address}/mcp")),
+        "{devops}"
+    );
     let refused = world.cw(&["init", dir, "--builtin"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
 
     let other = world.path("other");
     let other = other.to_str().expect("a UTF-8 name");
-    world.ok(&["init", other, "--no-recipes", "--tinytask-url", "http://127.0.0.1:9/mcp"]);
+    world.ok(&[
+        "init",
+        other,
+        "--no-recipes",
+        "--tinytask-url",
+        "http://127.0.0.1:9/mcp",
+    ]);
     assert_eq!(world.names("other/recipes"), [""; 0]);
-    assert!(world.read("other/calypso.toml").contains("url = \"http://127.0.0.1:9/mcp\""));
+    assert!(
+        world
+            .read("other/calypso.toml")
+            .contains("url = \"http://127.0.0.1:9/mcp\"")
+    );
 }
 
 #[test]
@@ -379,7 +417,10 @@ fn completions_are_printed_for_each_shell() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let said = world.ok(&["completions", shell]);
-        assert!(said.contains("calypso-watch") && said.contains("submit"), "{shell}");
+        assert!(
+            said.contains("calypso-watch") && said.contains("submit"),
+            "{shell}"
+        );
     }
     assert_eq!(world.cw(&["completions", "csh"]).code, Some(2));
 }

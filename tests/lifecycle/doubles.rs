@@ -21,11 +21,12 @@ fn of_two_daemons_started_at_once_one_is_refused() {
     world.launch(EXE);
     world.eventually("the agent starts", |w| w.count("at-go coder") == 1);
     // Whichever lost the race has ended by itself.
-    let its = crate::world::within("one of them ends", Duration::from_secs(30), || {
-        match other.try_wait().expect("it is ours") {
-            Some(status) => Some(Some(status)),
-            None => (!world.daemon_lives()).then_some(None),
-        }
+    let its = crate::world::within("one of them ends", Duration::from_secs(30), || match other
+        .try_wait()
+        .expect("it is ours")
+    {
+        Some(status) => Some(Some(status)),
+        None => (!world.daemon_lives()).then_some(None),
     });
     if let Some(status) = its {
         assert_eq!(status.code(), Some(3));
@@ -101,7 +102,12 @@ fn a_hand_off_waits_for_the_agent_that_lingers() {
         .collect();
     assert_eq!(
         order,
-        ["start architect", "end architect", "start coder", "end coder"]
+        [
+            "start architect",
+            "end architect",
+            "start coder",
+            "end coder"
+        ]
     );
 }
 
@@ -123,7 +129,10 @@ fn a_pid_file_removed_by_hand_frees_nothing_while_the_agent_lives() {
     world.kill_daemon();
     world.run();
     world.eventually("held again", is_held);
-    assert!(world.marked("CALYPSO_RUN=").contains(&agent), "nobody was killed");
+    assert!(
+        world.marked("CALYPSO_RUN=").contains(&agent),
+        "nobody was killed"
+    );
     assert_eq!(world.count("start coder"), 1);
     world.open("go");
     world.eventually("complete", |w| w.is_complete(task));

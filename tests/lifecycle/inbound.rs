@@ -27,7 +27,9 @@ fn a_request_becomes_a_task_whose_folder_is_filled_first() {
         .queue("architect", "ls \"$B/workqueue/task_$T\" >\"$B/listing\"; claim; finish")
         .start();
     world.write("inbound/a.md", "# a\n");
-    world.eventually("a task without a folder", |w| w.count("at-folder dispatcher") == 1);
+    world.eventually("a task without a folder", |w| {
+        w.count("at-folder dispatcher") == 1
+    });
     world.eventually("held", |w| w.hold(1) == "awaiting_files");
     world.open("folder");
     world.eventually("an empty folder", |w| w.count("at-fill dispatcher") == 1);
@@ -35,7 +37,11 @@ fn a_request_becomes_a_task_whose_folder_is_filled_first() {
     world.open("fill");
     world.eventually("filled", |w| w.count("at-leave dispatcher") == 1);
     world.looks();
-    assert_eq!(world.count("start architect"), 0, "the dispatcher may not be done");
+    assert_eq!(
+        world.count("start architect"),
+        0,
+        "the dispatcher may not be done"
+    );
     world.open("leave");
     world.eventually("complete", |w| w.is_complete(1));
     world.is_clean();
@@ -45,9 +51,7 @@ fn a_request_becomes_a_task_whose_folder_is_filled_first() {
 
 #[test]
 fn a_task_without_a_folder_waits_for_it_or_gets_one() {
-    let world = World::new()
-        .queue("coder", "claim; finish")
-        .start();
+    let world = World::new().queue("coder", "claim; finish").start();
     let task = world.create("no folder", "coder");
     world.eventually("held", |w| w.hold(task) == "no_folder");
     world.looks();
@@ -88,7 +92,9 @@ fn many_files_are_one_run_and_what_is_left_is_tried_again_then_edited() {
             ("good-2.md".into(), false)
         ]
     );
-    world.eventually("backs off", |w| file_hold(w, "bad.md") == "file_backing_off");
+    world.eventually("backs off", |w| {
+        file_hold(w, "bad.md") == "file_backing_off"
+    });
     world.looks();
     assert_eq!(world.count("start dispatcher"), 1);
     // Edited: another file, with attempts of its own, at once.
@@ -125,7 +131,9 @@ fn a_request_dispatched_but_not_moved_is_never_dispatched_twice() {
         .start();
     let before = world.task("human", "there before");
     world.write("inbound/once.md", "x");
-    world.eventually("held", |w| file_hold(w, "once.md") == "dispatched_not_moved");
+    world.eventually("held", |w| {
+        file_hold(w, "once.md") == "dispatched_not_moved"
+    });
     world.kill_daemon();
     world.run();
     world.looks();

@@ -94,7 +94,10 @@ fn the_time_limit_of_an_orphan_is_the_daemons_to_enforce() {
     let world = World::new()
         .set("time_limit", "\"3s\"")
         .set("max_attempts", "1")
-        .queue("coder", "trap '' INT TERM; claim; while :; do sleep 0.05; done")
+        .queue(
+            "coder",
+            "trap '' INT TERM; claim; while :; do sleep 0.05; done",
+        )
         .start();
     let task = world.task("coder", "never ends");
     let (shim, agent) = world.processes(task);
@@ -149,7 +152,9 @@ fn a_frozen_shim_does_not_hold_a_task_for_ever() {
     let task = world.task("coder", "its shim freezes");
     let (shim, agent) = world.processes(task);
     send(shim, Signal::SIGSTOP);
-    world.at_length("taken over", |w| !is_alive(agent) && w.verdicts(task).len() == 1);
+    world.at_length("taken over", |w| {
+        !is_alive(agent) && w.verdicts(task).len() == 1
+    });
     assert_eq!(world.outcomes(task), [Outcome::TimedOut]);
     assert!(!is_alive(shim));
     world.is_clean();
@@ -165,9 +170,7 @@ fn a_shim_killed_at_any_moment_costs_a_start_at_most() {
     for round in 0..4_u64 {
         let task = world.task("coder", "a moving target");
         tasks.push(task);
-        let shim = world.eventually_some("a shim", |w| {
-            Some(w.record(task)?.shim.pid)
-        });
+        let shim = world.eventually_some("a shim", |w| Some(w.record(task)?.shim.pid));
         std::thread::sleep(Duration::from_millis(round * 4));
         kill(Pid::from_raw(shim), Signal::SIGKILL).ok();
         world.open("go");

@@ -57,7 +57,8 @@ fn a_new_daemon_takes_up_the_agents_of_one_that_was_killed() {
     assert_eq!(status["daemon"]["alive"], false);
     world.open("coder");
     world.eventually("the coder's run is over", |w| {
-        !w.names("running_tasks").contains(&format!("task_{second}.pid"))
+        !w.names("running_tasks")
+            .contains(&format!("task_{second}.pid"))
     });
 
     world.run();
@@ -88,7 +89,10 @@ fn a_daemon_that_is_told_to_end_says_which_agents_go_on() {
         assert_eq!(world.end_daemon(signal), Some(0));
         let said = world.read("daemon.out");
         assert!(said.contains("1 agent goes on"), "{said}");
-        assert!(said.contains(&format!("#{task} architect (pid {agent})")), "{said}");
+        assert!(
+            said.contains(&format!("#{task} architect (pid {agent})")),
+            "{said}"
+        );
         assert!(world.marked("CALYPSO_RUN=").contains(&agent));
         std::fs::remove_file(world.path("daemon.out")).expect("it was written");
         world.run();
@@ -139,7 +143,9 @@ fn a_daemon_killed_anywhere_loses_nothing_and_doubles_nothing() {
         world.kill_daemon();
     }
     world.run();
-    world.eventually("all complete", |w| tasks.iter().all(|id| w.is_complete(*id)));
+    world.eventually("all complete", |w| {
+        tasks.iter().all(|id| w.is_complete(*id))
+    });
     world.is_clean();
     for queue in ["architect", "coder"] {
         let worked = world.count(&format!("start {queue}")) - world.count(&format!("none {queue}"));

@@ -8,7 +8,10 @@ use crate::World;
 #[test]
 fn a_tinytask_that_is_away_costs_nothing_but_time() {
     let mut world = World::new()
-        .queue("coder", "claim; gate go; cw task done \"$ID\" || true; note tried")
+        .queue(
+            "coder",
+            "claim; gate go; cw task done \"$ID\" || true; note tried",
+        )
         .queue("devops", "claim; gate end; exit 0")
         .start();
     let first = world.task("coder", "cannot say that it is done");
@@ -19,10 +22,14 @@ fn a_tinytask_that_is_away_costs_nothing_but_time() {
     world.kill_server();
     world.open("end");
     world.eventually("over", |w| {
-        !w.names("running_tasks").contains(&format!("task_{second}.pid"))
+        !w.names("running_tasks")
+            .contains(&format!("task_{second}.pid"))
     });
     world.looks();
-    assert!(world.verdicts(second).is_empty(), "nothing is judged meanwhile");
+    assert!(
+        world.verdicts(second).is_empty(),
+        "nothing is judged meanwhile"
+    );
     let (status, code) = world.status();
     assert_eq!(code, Some(4), "{status}");
     assert_eq!(world.count("start coder"), 1);
@@ -32,8 +39,13 @@ fn a_tinytask_that_is_away_costs_nothing_but_time() {
     let verdict = &world.verdicts(second)[0];
     assert!(verdict.late, "{verdict:?}");
     assert_eq!(verdict.tasks[0].verdict, Verdict::LeftWorking);
-    world.eventually("put back and started again", |w| w.count("start devops") == 2);
-    assert_eq!(world.record(second).map(|_| world.runs(second).len()), Some(2));
+    world.eventually("put back and started again", |w| {
+        w.count("start devops") == 2
+    });
+    assert_eq!(
+        world.record(second).map(|_| world.runs(second).len()),
+        Some(2)
+    );
     world.open("go");
     world.eventually("complete", |w| w.is_complete(first));
     world.eventually("judged", |w| w.verdicts(first).len() == 1);
@@ -77,24 +89,26 @@ fn another_database_is_not_believed() {
     let running = world.task("coder", "runs meanwhile");
     world.eventually("it works", |w| w.count("at-go coder") == 1);
     let others: Vec<_> = (0..5).map(|_| world.task("human", "open")).collect();
-    // A whole look knows them all.
-    world.recipe("another");
-    world.looks();
+    world.looks_at_everything();
     world.kill_server();
     world.swap_database();
     world.serve();
-    world.recipe("yet-another");
-    world.looks();
+    world.looks_at_everything();
     world.open("go");
     world.eventually("over", |w| w.names("running_tasks").is_empty());
     world.recipe("and-another");
     world.looks();
-    assert!(world.verdicts(running).is_empty(), "{:?}", world.verdicts(running));
+    assert!(
+        world.verdicts(running).is_empty(),
+        "{:?}",
+        world.verdicts(running)
+    );
     world.kill_server();
     world.restore_database();
     world.serve();
-    world.recipe("and-one-more");
-    world.at_length("judged by the right one", |w| w.verdicts(running).len() == 1);
+    world.at_length("judged by the right one", |w| {
+        w.verdicts(running).len() == 1
+    });
     assert_eq!(
         world.verdicts(running)[0].tasks[0].verdict,
         Verdict::LeftWorking

@@ -16,12 +16,17 @@ fn one_run_a_queue_then_the_next_by_priority_and_age() {
         "title": "urgent", "assigned_to": "blogger", "priority": 7
     }));
     world.ok(&["resume"]);
-    world.eventually("two at first", |w| w.count("start architect") == 1 && w.count("start blogger") == 1);
+    world.eventually("two at first", |w| {
+        w.count("start architect") == 1 && w.count("start blogger") == 1
+    });
     world.looks();
     world.looks();
     let mut starts = world.starts();
     starts.sort();
-    assert_eq!(starts, [format!("architect {}", a[0]), format!("blogger {urgent}")]);
+    assert_eq!(
+        starts,
+        [format!("architect {}", a[0]), format!("blogger {urgent}")]
+    );
     world.eventually("held", |w| w.hold(a[1]) == "no_slot");
     for id in [a[0], urgent] {
         world.open(&format!("go-{id}"));
@@ -53,7 +58,9 @@ fn all_queues_get_their_turn_when_the_whole_is_limited() {
         .flat_map(|_| queues.map(|queue| world.task(queue, "turn")))
         .collect();
     world.ok(&["resume"]);
-    world.eventually("all complete", |w| tasks.iter().all(|id| w.is_complete(*id)));
+    world.eventually("all complete", |w| {
+        tasks.iter().all(|id| w.is_complete(*id))
+    });
     world.is_clean();
     let order: Vec<_> = (world.starts().iter())
         .map(|s| s.split(' ').next().unwrap_or_default().to_owned())
@@ -65,7 +72,10 @@ fn all_queues_get_their_turn_when_the_whole_is_limited() {
 fn a_queue_with_two_slots_runs_two_tasks_by_name() {
     let world = World::new()
         .section("[queues.coder]\nconcurrency = 2")
-        .queue("coder", "ID=$T; cw task show \"$T\" >/dev/null; claim; gate go; finish")
+        .queue(
+            "coder",
+            "ID=$T; cw task show \"$T\" >/dev/null; claim; gate go; finish",
+        )
         .start();
     world.ok(&["pause"]);
     let tasks: Vec<_> = (0..3).map(|_| world.task("coder", "x")).collect();
@@ -84,7 +94,10 @@ fn what_an_agent_leaves_behind_may_be_wanted() {
     let world = World::new()
         .section("[queues.coder]\nleftovers = \"leave\"")
         .queue("coder", "claim; sleep 1000 & echo $! >\"$B/left\"; finish")
-        .queue("devops", "claim; sleep 1000 & echo $! >\"$B/swept\"; finish")
+        .queue(
+            "devops",
+            "claim; sleep 1000 & echo $! >\"$B/swept\"; finish",
+        )
         .start();
     let kept = world.task("coder", "leaves a server");
     let swept = world.task("devops", "leaves a mess");
@@ -97,7 +110,11 @@ fn what_an_agent_leaves_behind_may_be_wanted() {
     let next = world.task("coder", "is not held by it");
     world.eventually("complete", |w| w.is_complete(next));
     for left in world.marked("CALYPSO_RUN=") {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), nix::sys::signal::Signal::SIGKILL).ok();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(left),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .ok();
     }
     world.is_clean();
 }

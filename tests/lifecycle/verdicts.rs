@@ -27,7 +27,10 @@ fn an_agent_that_does_nothing_is_tried_again_later_then_parked_with_word() {
     world.eventually("parked", |w| w.hold(task) == "parked");
     let said = world.our_comments(task);
     assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("2 attempts") && said[0].contains("retry"), "{said:?}");
+    assert!(
+        said[0].contains("2 attempts") && said[0].contains("retry"),
+        "{said:?}"
+    );
     world.looks();
     assert_eq!(world.count("start coder"), 2);
     assert_eq!(world.verdicts(task)[1].attempt, 2);
@@ -77,23 +80,57 @@ fn what_was_left_working_is_put_back_with_one_comment_even_over_crashes() {
         assert_eq!(verdict(&world, task, 0), Verdict::LeftWorking);
         let said = world.our_comments(task);
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].contains("left it working") && said[0].contains("run "), "{said:?}");
-        world.ok(&["hold", &task.to_string()]);
+        assert!(
+            said[0].contains("left it working") && said[0].contains("run "),
+            "{said:?}"
+        );
+        // Or the next round's agent would be handed this one.
+        world.ok(&["task", "done", &task.to_string()]);
     }
     world.is_clean();
 }
 
+/// tinytask hands an agent the first idle task, be it parked, held or backing off here. Runs for the tasks behind it then never
+/// get to their own, and must not follow each other without a wait.
+#[test]
+fn runs_that_are_handed_another_task_do_not_spin() {
+    let world = World::new().queue("coder", "claim; exit 0").start();
+    world.ok(&["pause"]);
+    let first = world.task("coder", "in the way");
+    let second = world.task("coder", "behind it");
+    world.ok(&["resume"]);
+    world.eventually("the second had its run", |w| w.verdicts(second).len() == 1);
+    assert_eq!(verdict(&world, second, 0), Verdict::LeftWorking);
+    assert_eq!(
+        world.verdicts(second)[0].tasks[0].key.id.number(),
+        first,
+        "it was handed the other one"
+    );
+    world.eventually("both back off", |w| {
+        w.hold(first) == "backing_off" && w.hold(second) == "backing_off"
+    });
+    world.looks();
+    assert_eq!(world.count("start coder"), 2);
+    // No attempt of the second: a person's retry starts it at once, and as its first.
+    world.script("coder", "claim; finish; claim; finish");
+    world.ok(&["retry", &second.to_string()]);
+    world.eventually("complete", |w| w.is_complete(second));
+    world.is_clean();
+    assert_eq!(world.verdicts(second)[1].attempt, 1);
+}
+
 #[test]
 fn a_deleted_task_is_gone_and_nothing_else_happens() {
-    let world = World::new()
-        .queue("coder", "claim; gate go")
-        .start();
+    let world = World::new().queue("coder", "claim; gate go").start();
     let task = world.task("coder", "deleted under its agent");
     world.eventually("it works", |w| w.count("at-go coder") == 1);
     world.text("delete_task", &json!({"id": task}));
     let (_, agent) = world.processes(task);
     world.looks();
-    assert!(world.marked("CALYPSO_RUN=").contains(&agent), "agents are left alone");
+    assert!(
+        world.marked("CALYPSO_RUN=").contains(&agent),
+        "agents are left alone"
+    );
     world.open("go");
     world.eventually("judged", |w| w.verdicts(task).len() == 1);
     assert_eq!(verdict(&world, task, 0), Verdict::Gone);
@@ -111,7 +148,9 @@ fn a_run_is_judged_by_the_tasks_it_touched() {
     let named = world.task("coder", "named");
     world.ok(&["resume"]);
     // The agent has started for `named` and claimed it; then it does two more by itself.
-    world.eventually("it works", |w| w.count(&format!("at-go-{named} coder")) == 1);
+    world.eventually("it works", |w| {
+        w.count(&format!("at-go-{named} coder")) == 1
+    });
     world.open(&format!("go-{named}"));
     world.eventually("complete", |w| w.is_complete(named));
     world.is_clean();
@@ -169,10 +208,7 @@ fn ping_pong_between_queues_ends() {
     let task = world.task("architect", "to and fro");
     world.eventually("held", |w| w.hold(task) == "too_many_runs");
     world.looks();
-    assert_eq!(
-        world.starts(),
-        ["architect 1", "product 1", "architect 1"]
-    );
+    assert_eq!(world.starts(), ["architect 1", "product 1", "architect 1"]);
     world.script("architect", "claim; finish");
     world.script("product", "claim; finish");
     world.ok(&["retry", &task.to_string()]);
@@ -188,7 +224,7 @@ fn parents_wait_for_their_subtasks_and_blocked_tasks_for_their_blockers() {
     world.ok(&["pause"]);
     let blocker = world.task("coder", "the blocker");
     let blocked = world.task_with(json!({
-        "title": "blocked", "assigned_to": "coder", "blocked_by_task_id": blocker, "priority": 5
+        "title": "blocked", "assigned_to": "coder", "blocked_by_task_id": blocker
     }));
     let parent = world.task_with(json!({"title": "parent", "assigned_to": "devops"}));
     let child = world.task_with(json!({
@@ -222,9 +258,7 @@ fn parents_wait_for_their_subtasks_and_blocked_tasks_for_their_blockers() {
 /// An exit code proves nothing, either way.
 #[test]
 fn a_hand_off_counts_even_when_its_agent_fails_afterwards() {
-    let world = World::new()
-        .queue("coder", "claim; finish; exit 3")
-        .start();
+    let world = World::new().queue("coder", "claim; finish; exit 3").start();
     let task = world.task("coder", "done all the same");
     world.eventually("judged", |w| w.verdicts(task).len() == 1);
     assert_eq!(world.outcomes(task), [Outcome::Exited(3)]);

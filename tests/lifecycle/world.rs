@@ -287,7 +287,11 @@ impl World {
     }
 
     pub(crate) fn daemon_pid(&self) -> i32 {
-        self.daemon.as_ref().expect("a daemon runs").id().cast_signed()
+        self.daemon
+            .as_ref()
+            .expect("a daemon runs")
+            .id()
+            .cast_signed()
     }
 
     // ── tinytask ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -633,6 +637,15 @@ impl World {
         let before = last();
         std::fs::remove_file(&wish).expect("it is ours");
         self.eventually("another look", |_| last() > before);
+    }
+
+    /// Has the daemon ask tinytask for all open tasks, as it does at its start and every few minutes.
+    #[track_caller]
+    pub(crate) fn looks_at_everything(&self) {
+        kill(Pid::from_raw(self.daemon_pid()), Signal::SIGHUP).expect("it lives");
+        // The signal waits while events come; between two waits for looks none does.
+        self.looks();
+        self.looks();
     }
 
     /// For what takes its time by design: back-offs, limits.

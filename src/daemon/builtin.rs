@@ -15,6 +15,10 @@ use crate::edge::{files, process};
 
 /// How long it may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
+/// Between two tries of something that is about to come.
+const TRY: Duration = Duration::from_millis(5);
+/// Tries until a server that holds its lock has said who it is.
+const SAYING_TRIES: u32 = 200;
 /// server.json is a line.
 const RECORD_LIMIT: u64 = 1 << 16;
 
@@ -28,10 +32,7 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    fn found(layout: &Layout, child: Option<Child>) -> Self {
-        // server.json names its process as we do, beside other things.
-        let record = files::read_bounded(&layout.tinytask_server(), RECORD_LIMIT).ok();
-        let server: Option<ProcessId> = record.and_then(|text| serde_json::from_slice(&text).ok());
+    fn watched(layout: &Layout, child: Option<Child>, server: Option<ProcessId>) -> Self {
         let watch = server
             .and_then(|server| process::Pidfd::open_checked(&server).ok().flatten())
             .and_then(|pidfd| pidfd.watch().ok());
@@ -40,6 +41,19 @@ impl Builtin {
             child,
             watch,
         }
+    }
+
+    /// One that somebody started, perhaps only now: it locks first and says who it is last.
+    async fn found(layout: &Layout) -> Self {
+        let mut server = None;
+        for _ in 0..SAYING_TRIES {
+            server = said(layout);
+            if server.is_some() {
+                break;
+            }
+            tokio::time::sleep(TRY).await;
+        }
+        Self::watched(layout, None, server)
     }
 
     /// Returns when it ends; never where that cannot be heard.
@@ -64,6 +78,13 @@ impl Builtin {
     }
 }
 
+/// server.json names its process as we do, beside other things; only a living one counts, as the last one's word stays there.
+fn said(layout: &Layout) -> Option<ProcessId> {
+    let text = files::read_bounded(&layout.tinytask_server(), RECORD_LIMIT).ok()?;
+    let server: ProcessId = serde_json::from_slice(&text).ok()?;
+    process::is_alive(&server).then_some(server)
+}
+
 /// Starts it, unless it runs already or is not chosen.
 ///
 /// Interleaving survived: two starters at once. The server itself takes the lock before it listens, so one of the two servers
@@ -81,7 +102,7 @@ pub async fn start_builtin(
         |address| address.to_string(),
     );
     if files::is_held_at(&layout.tinytask_lock()).unwrap_or(true) {
-        return Ok(Some(Builtin::found(layout, None)));
+        return Ok(Some(Builtin::found(layout).await));
     }
     let failed = |why: String| Error::Builtin { why };
     let log_path = layout.state().join("tinytask.log");
@@ -120,14 +141,15 @@ pub async fn start_builtin(
                     last.trim_start_matches("error: ")
                 )));
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(TRY).await;
         }
         Ok(())
     };
     match tokio::time::timeout(START_TIME, listening).await {
         Ok(result) => {
             result?;
-            Ok(Some(Builtin::found(layout, Some(child))))
+            let server = process::identity(child.id().cast_signed());
+            Ok(Some(Builtin::watched(layout, Some(child), server)))
         }
         Err(_) => Err(failed(format!(
             "it does not listen at {address}; see `.calypso/tinytask.log`"

@@ -286,7 +286,7 @@ impl Daemon {
     fn is_done(&mut self, done: &Done) {
         self.looker.memory.in_hand.remove(&done.run);
         if done.swept {
-            self.looker.memory.swept.insert(done.run);
+            *self.looker.memory.swept.entry(done.run).or_default() += 1;
         }
     }
 
@@ -301,7 +301,7 @@ impl Daemon {
         }
     }
 
-    /// A pidfd for each process whose death no file tells: shims, and agents whose shim is dead.
+    /// A pidfd for each process whose death no file tells: shims, agents whose shim is dead, and what outlived its run.
     fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
         let live: BTreeMap<RunId, _> = seen
             .runs
@@ -314,7 +314,14 @@ impl Daemon {
                     .alive
                     .as_ref()
                     .and_then(|alive| alive.agent.clone());
+                let left = || {
+                    let alive = run.observed.alive.as_ref()?;
+                    let first = alive.leftovers.first().or(alive.doubtful.first())?;
+                    Some(first.process.clone())
+                };
                 let process = match (meaning, &state.state) {
+                    // One after the other: the look after an end finds the next.
+                    (Meaning::OrphanLeftovers | Meaning::StillAlive, _) => left()?,
                     (Meaning::Orphan | Meaning::SignalledAlive, _) if agent.is_some() => agent?,
                     (_, RunState::Starting | RunState::Running { .. }) if run.observed.shim => {
                         state.shim.clone()

@@ -32,6 +32,8 @@ pub use server::{Server, which_server};
 
 /// Verdicts kept at hand for holds, fairness and `status`.
 const RECENT: usize = 500;
+/// Sweeps of one run; what is left then cannot be ended.
+const SWEEPS: u32 = 3;
 /// Of so many known open tasks, most have to vanish before the server is suspected.
 const SUSPICIOUS_FROM: usize = 4;
 
@@ -58,8 +60,8 @@ pub struct Memory {
     is_suspicious: bool,
     /// The runs this daemon is stopping or sweeping.
     pub in_hand: BTreeSet<RunId>,
-    /// The runs this daemon has swept.
-    pub swept: BTreeSet<RunId>,
+    /// How often this daemon has swept each run.
+    pub swept: BTreeMap<RunId, u32>,
     /// Processes that certainly were a dead shim's, so that they stay so when their parents die.
     leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.
@@ -207,7 +209,8 @@ impl Looker {
             verdict: runs::read_verdict(&self.layout, dir)?,
             evidence: None,
             in_hand: self.memory.in_hand.contains(&dir.id),
-            swept: self.memory.swept.contains(&dir.id),
+            // What a process starts while it is being ended is seen by the next look only, and is worth another sweep.
+            swept: self.memory.swept.get(&dir.id).is_some_and(|n| *n >= SWEEPS),
             vitals: Vitals::default(),
             dir: dir.clone(),
         })

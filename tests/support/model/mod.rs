@@ -84,6 +84,11 @@ struct State {
     is_over: bool,
 }
 
+/// Tools, each with the names of its parameters.
+pub(crate) type Offered = HashMap<String, Vec<String>>;
+/// Tools that were called, each with its answer.
+pub(crate) type Answered = Vec<(String, String)>;
+
 /// One request for an answer.
 #[derive(Debug, Clone)]
 struct Asked {
@@ -156,10 +161,7 @@ impl Model {
     /// When `agent` was last asked for: the tools it might call with the names of their parameters, and those it had called
     /// with their answers.
     #[track_caller]
-    pub(crate) fn last_seen(
-        &self,
-        agent: &str,
-    ) -> (HashMap<String, Vec<String>>, Vec<(String, String)>) {
+    pub(crate) fn last_seen(&self, agent: &str) -> (Offered, Answered) {
         let state = self.stage.state();
         let last = state.asked.iter().rfind(|asked| asked.agent == agent);
         let last = last.expect("it was asked").clone();

@@ -269,7 +269,6 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             "`working` in tinytask, but by no run from here".into(),
             says("putback"),
         ),
-        Hold::NotAsked => ("not asked about in this look".into(), None),
         Hold::Settling { until } => (
             format!(
                 "may still be written to; taken in {} if it stays quiet",

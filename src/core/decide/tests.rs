@@ -478,7 +478,7 @@ fn an_orphan_is_watched_and_ended_at_its_limit_or_when_a_person_says_so() {
     let stop = orphan().but(|seen| {
         seen.controls.stop.insert(subject(1));
     });
-    given(stop).at(0).then(["stop 1/1: stopped by uid 0"]);
+    given(stop).at(0).then(["stop 1/1: asked"]);
     let in_hand = orphan().but(|seen| seen.runs[0].in_hand = true);
     given(in_hand).at(9999).then([]);
 }
@@ -671,7 +671,7 @@ fn ping_pong_between_queues_ends_at_the_cap_until_a_person_says_retry() {
 
 #[test]
 fn a_run_that_a_person_stopped_is_not_started_again_before_retry() {
-    let by = StoppedBy { uid: 0, pid: 1 };
+    let by = StoppedBy { uid: 0, pid: None };
     for verdict in [
         Verdict::NoProgress,
         Verdict::LeftWorking,
@@ -809,7 +809,9 @@ fn a_failing_provider_holds_all_its_queues_and_one_run_at_a_time_probes_it() {
         .then(["launch 3/1 blogger"])
         .holds_task(1, hold(33, Some("2/1")));
     // A second failure in a row waits twice as long; a success ends it all.
-    let again = base.clone().past(quota("2/1", "coder", 40));
+    let mut second = quota("2/1", "coder", 40);
+    second.started = Some(moment(31));
+    let again = base.clone().past(second);
     given(again.clone())
         .at(50)
         .then(["launch 3/1 blogger"])

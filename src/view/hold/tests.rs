@@ -220,7 +220,6 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (seven(), Hold::WorkingElsewhere),
-        (seven(), Hold::NotAsked),
         (file(), Hold::Settling { until: at(1) }),
         (
             file(),

@@ -558,7 +558,15 @@ impl<'a> Deciding<'a> {
         if let Some((run, meaning)) = self.live().find(|(run, _)| run.dir.id.subject == subject) {
             return Err(match meaning {
                 Meaning::Unknown => self.unknown(run),
-                other => run_hold(run, other),
+                meaning => match run_hold(run, meaning) {
+                    // Handed on already: the next hop waits for the end of this one.
+                    Hold::Running { run: id }
+                        if task.queue().is_some_and(|queue| queue != run.dir.queue) =>
+                    {
+                        Hold::RunNotOver { run: id }
+                    }
+                    hold => hold,
+                },
             });
         }
         let unfinished = |run: &&Run| {

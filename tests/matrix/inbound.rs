@@ -22,7 +22,7 @@ fn world() -> World {
     fs::create_dir(world.base.join("taken")).expect("ours");
     world.script(
         "dispatch.sh",
-        "for file in inbound/*; do [ -L \"$file\" ] || { [ -f \"$file\" ] || [ -d \"$file\" ]; } && mv -- \"$file\" taken/; done; true",
+        "for file in inbound/*; do [ -L \"$file\" ] && continue; if [ -f \"$file\" ] || [ -d \"$file\" ]; then mv -- \"$file\" taken/; fi; done",
     );
     world
 }

@@ -56,7 +56,10 @@ fn a_newer_spec_or_state_holds_its_own_task_while_the_others_go_on() {
         let dir = format!(".calypso/runs/task_{id}/0001-slow");
         let pid_file = world.base.join(format!("running_tasks/task_{id}.pid"));
         world.eventually("its agent runs", || {
-            pid_file.exists() && world.read(&format!("{dir}/state.json")).contains("running")
+            pid_file.exists()
+                && world
+                    .read(&format!("{dir}/state.json"))
+                    .contains("\"agent\"")
         });
         edit(
             &world,
@@ -131,7 +134,7 @@ fn an_unreadable_run_does_not_lend_its_place_to_another() {
     let runs = [(ids[0], "a"), (ids[1], "b"), (ids[2], "c")];
     world.eventually("three agents run", || {
         runs.iter()
-            .all(|(id, queue)| state(*id, queue).to_string().contains("running"))
+            .all(|(id, queue)| state(*id, queue).to_string().contains("\"agent\""))
     });
     let pids: Vec<i64> = runs
         .iter()
@@ -168,7 +171,9 @@ fn torn_and_empty_records_are_what_a_power_cut_leaves_and_the_locks_decide() {
         world.start();
         let dir = format!(".calypso/runs/task_{id}/0001-slow");
         world.eventually("its agent runs", || {
-            world.read(&format!("{dir}/state.json")).contains("running")
+            world
+                .read(&format!("{dir}/state.json"))
+                .contains("\"agent\"")
         });
         world.write(&format!("{dir}/{record}"), text);
         world.good_works();

@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::{Cannot, say};
 use crate::cli::Init;
 use crate::core::layout::Layout;
+use crate::edge::config::{self, TinytaskChoice};
 use crate::edge::files::{self, Durability};
 use crate::report::{Exit, Failure};
 
@@ -80,7 +81,10 @@ pub fn call(base: Option<&Utf8Path>, init: &Init) -> Result<Exit, Failure> {
                 .to_owned(),
         ));
     }
-    let server = server(init)?;
+    let server = match chosen_before(&dir)? {
+        Some(server) => server,
+        None => server(init)?,
+    };
     let plan = Plan {
         server,
         provider: init.provider.as_deref(),
@@ -103,13 +107,27 @@ pub fn call(base: Option<&Utf8Path>, init: &Init) -> Result<Exit, Failure> {
     let mut text = format!("base path  {dir}\ntinytask   {tinytask}\n");
     if recipes > 0 {
         text.push_str(&format!(
-            "recipes    {recipes} starter recipes in recipes/: read them, they are yours now\n"
+            "recipes    {recipes} starter recipe{} in recipes/: yours to read and change\n",
+            if recipes == 1 { "" } else { "s" }
         ));
     }
     text.push_str(&format!(
         "\nnext: calypso-watch --base-path {dir} run\n      calypso-watch --base-path {dir} submit request.md\n"
     ));
     say(&text)
+}
+
+/// What the settings that are there say: recipes made beside them must name the same tinytask.
+fn chosen_before(dir: &Utf8Path) -> Result<Option<Server>, Failure> {
+    if !Layout::new(dir).config().exists() {
+        return Ok(None);
+    }
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 3000));
+    Ok(Some(match config::load(dir, &[])?.tinytask.chosen {
+        Some(TinytaskChoice::Builtin { listen }) => Server::Builtin(listen.unwrap_or(usual)),
+        Some(TinytaskChoice::Url(url)) => Server::Url(url),
+        Some(TinytaskChoice::Command { .. }) | None => Server::Recipes,
+    }))
 }
 
 fn server(init: &Init) -> Result<Server, Failure> {

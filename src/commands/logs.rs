@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 
-use super::{Cannot, label, layout, runtime, subject};
+use super::{Cannot, label, layout, subject};
 use crate::cli::Logs;
 use crate::core::layout::{Layout, RunDir};
 use crate::edge::goose::Renderer;
@@ -62,7 +62,6 @@ pub fn call(base: Option<&Utf8Path>, logs: &Logs) -> Result<Exit, Failure> {
 fn print(layout: &Layout, run: &RunDir, logs: &Logs) -> io::Result<()> {
     let path = layout.run(run).output();
     let mut out = io::stdout().lock();
-    let runtime = runtime().map_err(|_| io::Error::other("no runtime"))?;
     // A run that was just decided on may have no output yet.
     let file = loop {
         match File::open(&path) {
@@ -71,7 +70,7 @@ fn print(layout: &Layout, run: &RunDir, logs: &Logs) -> io::Result<()> {
                     && logs.follow
                     && is_live(layout, run) =>
             {
-                runtime.block_on(tokio::time::sleep(FOLLOW));
+                std::thread::sleep(FOLLOW);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => break other?,
@@ -95,7 +94,7 @@ fn print(layout: &Layout, run: &RunDir, logs: &Logs) -> io::Result<()> {
             break;
         }
         out.flush()?;
-        runtime.block_on(tokio::time::sleep(FOLLOW));
+        std::thread::sleep(FOLLOW);
     }
     if !line.is_empty() {
         show(&mut out, &mut renderer, &line, logs.raw)?;

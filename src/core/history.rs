@@ -151,6 +151,10 @@ impl Standing {
         if is_attempt(record) {
             self.failed += 1;
             self.wait = Some((record.judged.clone(), self.failed, record.run));
+        } else if record.late {
+            // No attempt, but no reason to hurry either: tinytask may be away for long, and each run costs money.
+            let n = self.wait.as_ref().map_or(0, |(_, n, _)| *n) + 1;
+            self.wait = Some((record.judged.clone(), n, record.run));
         }
         if record
             .failure

@@ -36,6 +36,7 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,7 +51,7 @@ pub enum Error {
         path: Utf8PathBuf,
         source: std::io::Error,
     },
-    #[error("the built-in tinytask did not start")]
+    #[error("the built-in tinytask did not start: {why}")]
     Builtin { why: String },
     #[error(transparent)]
     Watch(#[from] watch::Error),
@@ -157,8 +158,7 @@ impl Daemon {
         let mut timers = Timers::new();
         let mut scope = Scope::Everything;
         let mut rounds = 0;
-        // What was last seen, for a look that fails, and for leaving.
-        let mut last: Option<Snapshot> = None;
+        let mut has_looked = false;
         loop {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
@@ -176,11 +176,11 @@ impl Daemon {
                         self.prune(&looked);
                     }
                     self.revive_builtin(&looked).await;
-                    last = Some(looked);
+                    has_looked = true;
                     acted
                 }
                 // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
-                Err(error) if last.is_none() => return Err(error),
+                Err(error) if !has_looked => return Err(error),
                 Err(error) => {
                     error!(
                         error = chain(&error),
@@ -254,7 +254,7 @@ impl Daemon {
                         break Scope::Queues;
                     }
                 };
-                return Ok(self.leave(&last.unwrap_or_default(), reason));
+                return Ok(self.leave(reason));
             };
         }
     }
@@ -401,27 +401,24 @@ impl Daemon {
         }
     }
 
-    fn leave(&mut self, seen: &Snapshot, reason: &str) -> Leaving {
+    fn leave(&mut self, reason: &str) -> Leaving {
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
         self.journal.left(reason);
-        let going_on = seen
-            .runs
-            .iter()
-            .filter(|run| {
-                !matches!(
-                    run.meaning(),
-                    Meaning::Litter | Meaning::Complete | Meaning::Clear
-                )
-            })
-            .map(|run| {
-                let pid = match run.state.as_ref().map(|state| &state.state) {
-                    Some(RunState::Running { agent }) => Some(agent.pid),
-                    _ => None,
-                };
-                let title = run.spec.as_ref().and_then(|spec| spec.title.clone());
-                (run.dir.id, title, run.dir.queue.clone(), pid)
-            })
-            .collect();
+        // The last look may be long ago: runs have come to work since, or to their end.
+        let (layout, mut going_on) = (&self.looker.layout, Vec::new());
+        let (live, _) = runs::list_live(layout).unwrap_or_default();
+        for dir in live {
+            let Ok(run) = runs::observe(layout, &dir) else {
+                continue;
+            };
+            let pid = match run.state.map(|state| state.state) {
+                Some(RunState::Running { agent }) if process::is_alive(&agent) => Some(agent.pid),
+                Some(RunState::Starting) | None if run.observed.shim => None,
+                _ => continue,
+            };
+            let title = run.spec.and_then(|spec| spec.title);
+            going_on.push((dir.id, title, dir.queue, pid));
+        }
         info!(reason, "stopped watching");
         Leaving { going_on }
     }

@@ -85,9 +85,9 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             "paused: nothing is started".into(),
             Some("calypso-watch resume".into()),
         ),
-        Hold::QueuePaused => (
+        Hold::QueuePaused { queue } => (
             "its queue is paused".into(),
-            Some(format!("calypso-watch resume {queue_name}")),
+            Some(format!("calypso-watch resume {queue}")),
         ),
         Hold::NoRecipe => (
             format!("it is a person's queue (no recipes/{queue_name}.yaml)"),
@@ -269,7 +269,6 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             "`working` in tinytask, but by no run from here".into(),
             says("putback"),
         ),
-        Hold::NotAsked => ("not asked about in this look".into(), None),
         Hold::Settling { until } => (
             format!(
                 "may still be written to; taken in {} if it stays quiet",

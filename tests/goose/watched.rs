@@ -117,7 +117,10 @@ impl Watched {
         let folder = self.team.base.join(format!("workqueue/task_{id}"));
         std::fs::create_dir(&folder).expect("a new folder");
         std::fs::write(folder.join("request.md"), title).expect("a new file");
-        self.tinytask.update(id, "assigned_to", queue);
+        self.tinytask.call(
+            "update_task",
+            &serde_json::json!({"id": id, "assigned_to": queue}),
+        );
         id
     }
 

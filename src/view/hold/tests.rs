@@ -48,8 +48,18 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (all, Hold::Paused),
-        (seven(), Hold::QueuePaused),
-        (coder(), Hold::QueuePaused),
+        (
+            seven(),
+            Hold::QueuePaused {
+                queue: "coder".parse().expect("a queue"),
+            },
+        ),
+        (
+            coder(),
+            Hold::QueuePaused {
+                queue: "coder".parse().expect("a queue"),
+            },
+        ),
         (seven(), Hold::NoRecipe),
         (
             seven(),
@@ -172,6 +182,12 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (seven(), Hold::Unknown { run: run("7/2") }),
+        (
+            seven(),
+            Hold::UnreadableRecords {
+                error: "record of run `7/2` was written by a newer calypso-watch".into(),
+            },
+        ),
         (seven(), Hold::VerdictWaits { run: run("7/2") }),
         (
             seven(),
@@ -204,7 +220,6 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (seven(), Hold::WorkingElsewhere),
-        (seven(), Hold::NotAsked),
         (file(), Hold::Settling { until: at(1) }),
         (
             file(),

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 mod script;
 
-use self::script::{after_claim, script};
+use self::script::{after_claim, script, script_after};
 
 /// What the model does when it plays an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +53,12 @@ pub(crate) enum Part {
     SaysDone,
     /// Claims the task, writes a file, and stops.
     LeavesWorking,
+    /// Claims the task, then no answer until the agent gets another part.
+    Stalls,
+    /// Starts a process that nobody waits for, in a session of its own, then works.
+    Litters,
+    /// Creates the task of a request, then says that all is done, although the request lies where it lay.
+    Forgets,
 }
 
 /// The server. It ends when this is dropped; requests that wait then end without an answer.
@@ -376,6 +382,21 @@ fn answer(part: Part, conversation: &Conversation) -> Option<Answer> {
         Part::SaysDone => Some(Answer::Say(Say::text(
             "I have completed the task and handed it over to the next agent.",
         ))),
+        Part::Stalls => match after_claim(conversation, |_| Say::text("")) {
+            Say::Text(_) => None,
+            call @ Say::Call { .. } => Some(Answer::Say(call)),
+        },
+        Part::Litters => Some(Answer::Say(script_after(
+            conversation,
+            "setsid --fork sleep 1000 >/dev/null 2>&1",
+        ))),
+        Part::Forgets => Some(Answer::Say(match script(conversation) {
+            Say::Call {
+                tool: "shell",
+                args,
+            } if args.to_string().contains("mv -n") => Say::text("All requests are dispatched."),
+            say => say,
+        })),
         Part::LeavesWorking => Some(Answer::Say(after_claim(
             conversation,
             |replay| match replay.shell("echo 'half of it' >> notes.md") {

@@ -67,6 +67,10 @@ fn is_attempt(record: &VerdictRecord) -> bool {
             .is_some_and(|f| f.class == FailureClass::Task)
 }
 
+fn reason(record: &VerdictRecord) -> &str {
+    record.failure.as_ref().map_or("failed", |f| &f.reason)
+}
+
 impl Standing {
     /// Of the task `key` in `queue`, as `task` and `last_comment` show it now, where they do.
     pub fn of(
@@ -80,11 +84,21 @@ impl Standing {
         let subject = RunSubject::Task(key.id);
         let mut last: Option<(&VerdictRecord, &TaskVerdict)> = None;
         let mut is_known = false;
-        let entries = history
-            .verdicts
-            .iter()
-            .filter_map(|record| Some((record, record.tasks.iter().find(|t| t.key == key)?)));
-        for (record, entry) in entries {
+        let mut passed_over: Vec<&VerdictRecord> = Vec::new();
+        for record in &history.verdicts {
+            let Some(entry) = record.tasks.iter().find(|t| t.key == key) else {
+                if is_attempt(record)
+                    && record.run.subject == subject
+                    && record.queue == *queue
+                    && record.judged.wall.seconds() >= key.created_at
+                    && !record.tasks.iter().any(|t| t.key.id == key.id)
+                    && !is_forgiven(record, subject, &history.marks)
+                {
+                    passed_over.push(record);
+                }
+                continue;
+            };
+            passed_over.clear();
             is_known = true;
             standing.stay = standing.stay.max(entry.stay);
             if is_forgiven(record, subject, &history.marks) {
@@ -101,11 +115,43 @@ impl Standing {
             standing.add(record, entry);
             last = Some((record, entry));
         }
+        // Runs that were named after the task, worked on others instead and failed there are no attempts of it. They cost all the
+        // same: without a wait the next would follow at once, and the agent be handed the same other task.
+        let waits = passed_over.last().map(|record| {
+            standing.runs += passed_over.len() as u32;
+            (
+                record.judged.clone(),
+                passed_over.len() as u32,
+                record.run,
+                format!("worked on another task: {}", reason(record)),
+            )
+        });
+        let standing = standing.concluded(is_known, queue, task, last_comment, last);
+        match waits {
+            Some((since, n, run, why)) => Self {
+                wait: Some((since, n, run)),
+                last_reason: Some(why),
+                ..standing
+            },
+            None => standing,
+        }
+    }
+
+    /// What follows from the last verdict on the task.
+    fn concluded(
+        mut self,
+        is_known: bool,
+        queue: &QueueName,
+        task: Option<&Task>,
+        last_comment: Option<i64>,
+        last: Option<(&VerdictRecord, &TaskVerdict)>,
+    ) -> Self {
+        let standing = &mut self;
         let Some((record, entry)) = last else {
             if is_known {
                 standing.stay += 1;
             }
-            return standing;
+            return self;
         };
         let moved = task.is_some_and(|t| t.previous_assigned_to != entry.previous_assigned_to);
         let lifted = standing.parked.is_some()
@@ -124,7 +170,7 @@ impl Standing {
                 task.is_some_and(|t| t.updated_at.seconds() <= record.judged.wall.seconds());
             standing.left_working = untouched.then_some(record.run);
         }
-        standing
+        self
     }
 
     fn begin_stay(&mut self) {

@@ -142,7 +142,7 @@ pub struct Run {
     pub evidence: Option<Evidence>,
     /// This daemon is stopping or sweeping it at the moment.
     pub in_hand: bool,
-    /// This daemon swept it once; what is left cannot be ended.
+    /// This daemon swept it; what is left cannot be ended.
     pub swept: bool,
     pub vitals: Vitals,
 }

@@ -10,20 +10,66 @@ use tracing::info;
 
 use super::Error;
 use crate::core::layout::Layout;
+use crate::core::model::ProcessId;
 use crate::edge::config::{Config, TinytaskChoice};
 use crate::edge::{files, process};
 
 /// How long it may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
+/// Between two tries of something that is about to come.
+const TRY: Duration = Duration::from_millis(5);
+/// Tries until a server that holds its lock has said who it is.
+const SAYING_TRIES: u32 = 200;
+/// server.json is a line.
+const RECORD_LIMIT: u64 = 1 << 16;
 
 /// The built-in server of this base path: started here, or found running.
 pub struct Builtin {
     layout: Layout,
     /// Where it was started here: collected when it ends.
     child: Option<Child>,
+    /// Rings when it ends, whoever started it. None where that was heard, or cannot be.
+    watch: Option<process::WatchedPidfd>,
 }
 
 impl Builtin {
+    fn watched(layout: &Layout, child: Option<Child>, server: Option<ProcessId>) -> Self {
+        let watch = server
+            .and_then(|server| process::Pidfd::open_checked(&server).ok().flatten())
+            .and_then(|pidfd| pidfd.watch().ok());
+        Self {
+            layout: layout.clone(),
+            child,
+            watch,
+        }
+    }
+
+    /// One that somebody started, perhaps only now: it locks first and says who it is last.
+    async fn found(layout: &Layout) -> Self {
+        let mut server = None;
+        for _ in 0..SAYING_TRIES {
+            server = said(layout);
+            if server.is_some() {
+                break;
+            }
+            tokio::time::sleep(TRY).await;
+        }
+        Self::watched(layout, None, server)
+    }
+
+    /// Returns when it ends; never where that cannot be heard.
+    pub(super) async fn over(&self) {
+        match &self.watch {
+            Some(watch) => watch.over().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Its end was heard.
+    pub(super) fn is_over(&mut self) {
+        self.watch = None;
+    }
+
     /// Nobody holds its lock.
     pub(super) fn is_gone(&mut self) -> bool {
         if let Some(child) = &mut self.child {
@@ -31,6 +77,13 @@ impl Builtin {
         }
         !files::is_held_at(&self.layout.tinytask_lock()).unwrap_or(true)
     }
+}
+
+/// server.json names its process as we do, beside other things; only a living one counts, as the last one's word stays there.
+fn said(layout: &Layout) -> Option<ProcessId> {
+    let text = files::read_bounded(&layout.tinytask_server(), RECORD_LIMIT).ok()?;
+    let server: ProcessId = serde_json::from_slice(&text).ok()?;
+    process::is_alive(&server).then_some(server)
 }
 
 /// Starts it, unless it runs already or is not chosen.
@@ -49,12 +102,8 @@ pub async fn start_builtin(
         || "127.0.0.1:3000".to_owned(),
         |address| address.to_string(),
     );
-    let mut builtin = Builtin {
-        layout: layout.clone(),
-        child: None,
-    };
-    if !builtin.is_gone() {
-        return Ok(Some(builtin));
+    if files::is_held_at(&layout.tinytask_lock()).unwrap_or(true) {
+        return Ok(Some(Builtin::found(layout).await));
     }
     let failed = |why: String| Error::Builtin { why };
     let log_path = layout.state().join("tinytask.log");
@@ -101,15 +150,15 @@ pub async fn start_builtin(
                     last.trim_start_matches("error: ")
                 )));
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(TRY).await;
         }
         Ok(())
     };
     match tokio::time::timeout(START_TIME, listening).await {
         Ok(result) => {
             result?;
-            builtin.child = Some(child);
-            Ok(Some(builtin))
+            let server = process::identity(child.id().cast_signed());
+            Ok(Some(Builtin::watched(layout, Some(child), server)))
         }
         Err(_) => Err(failed(format!(
             "it does not listen at {address}; see `.calypso/tinytask.log`"

@@ -176,6 +176,7 @@ impl Daemon {
                         self.prune(&looked);
                     }
                     self.revive_builtin(&looked).await;
+                    timers.answered(&looked.tinytask);
                     has_looked = true;
                     acted
                 }
@@ -232,6 +233,13 @@ impl Daemon {
                     Some(done) = self.done.1.recv() => {
                         self.is_done(&done);
                         break Scope::Queues;
+                    }
+                    () = over(self.builtin.as_ref()) => {
+                        if let Some(builtin) = &mut self.builtin {
+                            builtin.is_over();
+                        }
+                        // The look finds it unreachable, and so it is started again.
+                        break Scope::Everything;
                     }
                     _ = signals.hup.recv() => {
                         self.reload();
@@ -297,7 +305,7 @@ impl Daemon {
     fn is_done(&mut self, done: &Done) {
         self.looker.memory.in_hand.remove(&done.run);
         if done.swept {
-            self.looker.memory.swept.insert(done.run);
+            *self.looker.memory.swept.entry(done.run).or_default() += 1;
         }
     }
 
@@ -312,7 +320,7 @@ impl Daemon {
         }
     }
 
-    /// A pidfd for each process whose death no file tells: shims, and agents whose shim is dead.
+    /// A pidfd for each process whose death no file tells: shims, agents whose shim is dead, and what outlived its run.
     fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
         let live: BTreeMap<RunId, _> = seen
             .runs
@@ -325,7 +333,14 @@ impl Daemon {
                     .alive
                     .as_ref()
                     .and_then(|alive| alive.agent.clone());
+                let left = || {
+                    let alive = run.observed.alive.as_ref()?;
+                    let first = alive.leftovers.first().or(alive.doubtful.first())?;
+                    Some(first.process.clone())
+                };
                 let process = match (meaning, &state.state) {
+                    // One after the other: the look after an end finds the next.
+                    (Meaning::OrphanLeftovers | Meaning::StillAlive, _) => left()?,
                     (Meaning::Orphan | Meaning::SignalledAlive, _) if agent.is_some() => agent?,
                     (_, RunState::Starting | RunState::Running { .. }) if run.observed.shim => {
                         state.shim.clone()
@@ -421,6 +436,14 @@ impl Daemon {
         }
         info!(reason, "stopped watching");
         Leaving { going_on }
+    }
+}
+
+/// The end of the built-in tinytask, where there is one.
+async fn over(builtin: Option<&Builtin>) {
+    match builtin {
+        Some(builtin) => builtin.over().await,
+        None => std::future::pending().await,
     }
 }
 

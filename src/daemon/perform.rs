@@ -6,7 +6,7 @@ use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
     Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, TaskId, TaskStatus,
+    StoppedBy, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
@@ -126,9 +126,12 @@ impl Daemon {
             Action::RecordMark { subject, mark } => self.mark(*subject, mark),
             Action::ClearStop { subject } => remove(&layout, &Control::Stop(*subject)),
             Action::PutBack { task, run } => {
+                let Some(key) = seen.tasks.get(task).map(crate::core::model::Task::key) else {
+                    return Ok(false);
+                };
                 let text = "its agent is gone";
                 self.put_back(
-                    *task,
+                    key,
                     *run,
                     &format!("calypso-watch put this task back to idle: {text} (run {run})."),
                     true,
@@ -385,11 +388,10 @@ impl Daemon {
         for task in &verdict.tasks {
             match &task.write {
                 Some(Write::PutBack { comment }) => {
-                    self.put_back(task.key.id, verdict.run, comment, true)
-                        .await?
+                    self.put_back(task.key, verdict.run, comment, true).await?
                 }
                 Some(Write::Park { comment, put_back }) => {
-                    self.put_back(task.key.id, verdict.run, comment, *put_back)
+                    self.put_back(task.key, verdict.run, comment, *put_back)
                         .await?;
                 }
                 None => {}
@@ -407,7 +409,7 @@ impl Daemon {
     /// after a crash between the two finds it there.
     async fn put_back(
         &mut self,
-        id: TaskId,
+        key: TaskKey,
         run: RunId,
         comment: &str,
         idle: bool,
@@ -415,9 +417,14 @@ impl Daemon {
         let Some(tinytask) = &self.looker.tinytask else {
             return Ok(());
         };
+        let id = key.id;
         let Detail::Found(found) = tinytask.detail(id).await? else {
             return Ok(());
         };
+        // The number may be another task's by now, in another database.
+        if found.task.key() != key {
+            return Ok(());
+        }
         if !found.our_comments.contains(&run) {
             tinytask.comment(id, comment).await?;
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::core::Tinytask;
 use crate::core::model::{Millis, Timestamp};
 use crate::edge::clock;
 use crate::look::Scope;
@@ -17,6 +18,8 @@ const TINYTASK_WATCHED: Duration = Duration::from_secs(300);
 const DATABASE_AGAIN: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
 /// First and longest wait after an action failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// First and longest wait until a tinytask that did not answer, or not as the one that is known, is asked again.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Retention is looked after this often.
 const PRUNE: Duration = Duration::from_secs(3600);
 
@@ -28,6 +31,7 @@ pub(super) struct Timers {
     database: Vec<Instant>,
     retry: Option<Instant>,
     failures: u32,
+    silences: u32,
 }
 
 impl Timers {
@@ -40,6 +44,7 @@ impl Timers {
             database: Vec::new(),
             retry: None,
             failures: 0,
+            silences: 0,
         }
     }
 
@@ -56,6 +61,22 @@ impl Timers {
                 };
         }
         self.database.retain(|at| *at > now);
+    }
+
+    /// tinytask answered, or did not: then it is asked again, as nothing may tell that it is back.
+    pub(super) fn answered(&mut self, tinytask: &Tinytask) {
+        match tinytask {
+            Tinytask::NotAsked => {}
+            Tinytask::Fresh { .. } => self.silences = 0,
+            Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } => {
+                let wait = ASK_AGAIN
+                    .0
+                    .saturating_mul(1 << self.silences.min(10))
+                    .min(ASK_AGAIN.1);
+                self.silences += 1;
+                self.tinytask = self.tinytask.min(Instant::now() + wait);
+            }
+        }
     }
 
     /// tinytask's database was written to.

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{
     Detail, Millis, Moment, Now, ProcessId, QueueName, RunId, RunState, RunSubject, Task, TaskId,
-    TaskStatus, Timestamp,
+    TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::record::{Marks, VerdictRecord, Write};
 use crate::core::verdict::{Meaning, questions};
@@ -32,6 +32,8 @@ pub use server::{Server, which_server};
 
 /// Verdicts kept at hand for holds, fairness and `status`.
 const RECENT: usize = 500;
+/// Sweeps of one run; what is left then cannot be ended.
+const SWEEPS: u32 = 3;
 /// Of so many known open tasks, most have to vanish before the server is suspected.
 const SUSPICIOUS_FROM: usize = 4;
 
@@ -53,11 +55,13 @@ pub struct Memory {
     unreachable_since: Option<Moment>,
     pub last_unreachable: Option<Moment>,
     /// Open tasks of the last whole look.
-    known_open: BTreeSet<TaskId>,
+    known_open: BTreeSet<TaskKey>,
+    /// The last look that could tell found another server's tasks.
+    is_suspicious: bool,
     /// The runs this daemon is stopping or sweeping.
     pub in_hand: BTreeSet<RunId>,
-    /// The runs this daemon has swept.
-    pub swept: BTreeSet<RunId>,
+    /// How often this daemon has swept each run.
+    pub swept: BTreeMap<RunId, u32>,
     /// Processes that certainly were a dead shim's, so that they stay so when their parents die.
     leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.
@@ -206,7 +210,8 @@ impl Looker {
             verdict: runs::read_verdict(&self.layout, dir)?,
             evidence: None,
             in_hand: self.memory.in_hand.contains(&dir.id),
-            swept: self.memory.swept.contains(&dir.id),
+            // What a process starts while it is being ended is seen by the next look only, and is worth another sweep.
+            swept: self.memory.swept.get(&dir.id).is_some_and(|n| *n >= SWEEPS),
             vitals: Vitals::default(),
             dir: dir.clone(),
         })
@@ -485,29 +490,39 @@ impl Looker {
             .collect()
     }
 
-    /// A whole look in which most of the tasks known to be open are gone without a trace is another server's, or a restored
+    /// A look in which most of the tasks known to be open are gone without a trace is another server's, or a restored
     /// database's: better to wait for a person than to judge by it. The server is asked for a few of them by number, since
-    /// people may well complete or archive everything at once.
+    /// people may well complete or archive everything at once. A look at some queues is doubted only if a task that a run was
+    /// started for is gone, or the last look was doubted.
     async fn suspicion(&mut self, seen: &Snapshot) -> Option<Tinytask> {
-        if seen.coverage != Coverage::Everything {
-            return None;
-        }
-        let now_open: BTreeSet<TaskId> = seen.tasks.keys().copied().collect();
-        let known = std::mem::take(&mut self.memory.known_open);
-        let gone: Vec<TaskId> = known.difference(&now_open).copied().collect();
-        if known.len() >= SUSPICIOUS_FROM && gone.len() * 4 > known.len() * 3 {
+        let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
+        let known = &self.memory.known_open;
+        let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
+        let is_whole = seen.coverage == Coverage::Everything;
+        let is_doubtful = if is_whole {
+            gone.len() * 4 > known.len() * 3
+        } else {
+            self.memory.is_suspicious
+                || known
+                    .iter()
+                    .any(|key| is_gone(seen.details.get(&key.id), *key))
+        };
+        if is_doubtful && known.len() >= SUSPICIOUS_FROM && gone.len() >= SUSPICIOUS_FROM {
             let tinytask = self.tinytask.as_ref()?;
-            let answers = join_all(gone.iter().take(8).map(|id| tinytask.detail(*id))).await;
-            if answers
-                .iter()
-                .all(|answer| matches!(answer, Ok(Detail::NotFound)))
-            {
+            let asked = &gone[..gone.len().min(8)];
+            let answers = join_all(asked.iter().map(|key| tinytask.detail(key.id))).await;
+            let are_gone = (answers.iter().zip(asked))
+                .all(|(answer, key)| answer.as_ref().is_ok_and(|a| is_gone(Some(a), *key)));
+            self.memory.is_suspicious = are_gone;
+            if are_gone {
                 let (vanished, of) = (gone.len(), known.len());
-                self.memory.known_open = known;
                 return Some(Tinytask::Suspicious { vanished, of });
             }
         }
-        self.memory.known_open = now_open;
+        if is_whole {
+            self.memory.is_suspicious = false;
+            self.memory.known_open = now_open;
+        }
         None
     }
 
@@ -695,6 +710,15 @@ impl Looker {
             .task()
             .and_then(|id| files::modified(&self.layout.task_folder(id)));
         output.max(folder)
+    }
+}
+
+/// Does the answer say that there is no such task, or that its number is another one's?
+fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
+    match answer {
+        Some(Detail::NotFound) => true,
+        Some(Detail::Found(found)) => found.task.key() != key,
+        None => false,
     }
 }
 

@@ -84,9 +84,39 @@ fn what_was_left_working_is_put_back_with_one_comment_even_over_crashes() {
             said[0].contains("left it working") && said[0].contains("run "),
             "{said:?}"
         );
-        world.ok(&["hold", &task.to_string()]);
+        // Or the next round's agent would be handed this one.
+        world.ok(&["task", "done", &task.to_string()]);
     }
     world.is_clean();
+}
+
+/// tinytask hands an agent the first idle task, be it parked, held or backing off here. Runs for the tasks behind it then never
+/// get to their own, and must not follow each other without a wait.
+#[test]
+fn runs_that_are_handed_another_task_do_not_spin() {
+    let world = World::new().queue("coder", "claim; exit 0").start();
+    world.ok(&["pause"]);
+    let first = world.task("coder", "in the way");
+    let second = world.task("coder", "behind it");
+    world.ok(&["resume"]);
+    world.eventually("the second had its run", |w| w.verdicts(second).len() == 1);
+    assert_eq!(verdict(&world, second, 0), Verdict::LeftWorking);
+    assert_eq!(
+        world.verdicts(second)[0].tasks[0].key.id.number(),
+        first,
+        "it was handed the other one"
+    );
+    world.eventually("both back off", |w| {
+        w.hold(first) == "backing_off" && w.hold(second) == "backing_off"
+    });
+    world.looks();
+    assert_eq!(world.count("start coder"), 2);
+    // No attempt of the second: a person's retry starts it at once, and as its first.
+    world.script("coder", "claim; finish; claim; finish");
+    world.ok(&["retry", &second.to_string()]);
+    world.eventually("complete", |w| w.is_complete(second));
+    world.is_clean();
+    assert_eq!(world.verdicts(second)[1].attempt, 1);
 }
 
 #[test]
@@ -194,7 +224,7 @@ fn parents_wait_for_their_subtasks_and_blocked_tasks_for_their_blockers() {
     world.ok(&["pause"]);
     let blocker = world.task("coder", "the blocker");
     let blocked = world.task_with(json!({
-        "title": "blocked", "assigned_to": "coder", "blocked_by_task_id": blocker, "priority": 5
+        "title": "blocked", "assigned_to": "coder", "blocked_by_task_id": blocker
     }));
     let parent = world.task_with(json!({"title": "parent", "assigned_to": "devops"}));
     let child = world.task_with(json!({

@@ -639,6 +639,15 @@ impl World {
         self.eventually("another look", |_| last() > before);
     }
 
+    /// Has the daemon ask tinytask for all open tasks, as it does at its start and every few minutes.
+    #[track_caller]
+    pub(crate) fn looks_at_everything(&self) {
+        kill(Pid::from_raw(self.daemon_pid()), Signal::SIGHUP).expect("it lives");
+        // The signal waits while events come; between two waits for looks none does.
+        self.looks();
+        self.looks();
+    }
+
     /// For what takes its time by design: back-offs, limits.
     #[track_caller]
     pub(crate) fn at_length(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {

@@ -429,7 +429,6 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         .run(shimless("5/1", "blogger", leftovers_alive()))
         .run(unfinished);
     let away = Tinytask::Unreachable {
-        hint: None,
         since: moment(-9),
         error: "refused".into(),
         hint: None,
@@ -440,7 +439,6 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         .holds(
             Subject::Everything,
             Hold::TinytaskUnreachable {
-                hint: None,
                 since: moment(-9),
                 error: "refused".into(),
                 hint: None,

@@ -237,7 +237,7 @@ fn call_each(team: &Team, model: &Model, extension: &str) {
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.said().contains("All of them called."), "{ran:#?}");
 
-    let (offered, answered) = model.last_seen("caller");
+    let (offered, answered) = (model.offered("caller"), model.answered("caller"));
     let seen: BTreeSet<(String, BTreeSet<String>)> = offered
         .into_iter()
         .filter(|(name, _)| name.starts_with("tinytask__"))

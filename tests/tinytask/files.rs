@@ -168,6 +168,34 @@ fn a_first_generation_file_is_brought_up_to_date() {
 }
 
 #[test]
+fn an_older_files_own_indexes_are_not_doubled() {
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    make(
+        &db,
+        &format!("{FIRST_GENERATION} CREATE INDEX by_who_and_how ON tasks (assigned_to, status);"),
+    );
+    drop(Server::on(&db));
+    drop(Server::on(&db));
+    let indexes: Vec<String> = {
+        let made = Connection::open(&db).expect("opens");
+        let mut names = made
+            .prepare(
+                "SELECT group_concat(i.name) FROM pragma_index_list('tasks') l, pragma_index_info(l.name) i GROUP BY l.name",
+            )
+            .expect("good SQL");
+        let rows = names.query_map([], |row| row.get(0)).expect("rows");
+        rows.collect::<Result<_, _>>().expect("texts")
+    };
+    let of_both = indexes
+        .iter()
+        .filter(|columns| *columns == "assigned_to,status");
+    assert_eq!((of_both.count(), indexes.len()), (1, 9), "{indexes:?}");
+}
+
+#[test]
 fn the_file_has_tinytasks_own_columns_and_indexes() {
     if elsewhere() {
         return;

@@ -158,14 +158,21 @@ impl Model {
         self.stage.state().lists.insert(agent.to_owned(), calls);
     }
 
-    /// When `agent` was last asked for: the tools it might call with the names of their parameters, and those it had called
-    /// with their answers.
+    /// When `agent` was last asked for: the tools it might call, with the names of their parameters.
+    pub(crate) fn offered(&self, agent: &str) -> HashMap<String, Vec<String>> {
+        self.last_asked(agent).offered
+    }
+
+    /// When `agent` was last asked for: the tools it had called, and what they answered.
+    pub(crate) fn answered(&self, agent: &str) -> Vec<(String, String)> {
+        self.last_asked(agent).answered
+    }
+
     #[track_caller]
-    pub(crate) fn last_seen(&self, agent: &str) -> (Offered, Answered) {
+    fn last_asked(&self, agent: &str) -> Asked {
         let state = self.stage.state();
         let last = state.asked.iter().rfind(|asked| asked.agent == agent);
-        let last = last.expect("it was asked").clone();
-        (last.offered, last.answered)
+        last.expect("it was asked").clone()
     }
 
     /// How many answers were asked for `agent`.

@@ -178,6 +178,7 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Why {
     /// Its number in tinytask
+    #[arg(allow_negative_numbers = true)]
     pub task: String,
     /// One JSON object, with absolute times
     #[arg(long)]
@@ -209,6 +210,7 @@ pub struct Submit {
 #[derive(Debug, Args)]
 pub struct Logs {
     /// A task's number, or `inbound` for the dispatcher's runs over inbound/
+    #[arg(allow_negative_numbers = true)]
     pub task: String,
     /// Go on printing until the run is over
     #[arg(short, long)]
@@ -225,7 +227,11 @@ pub struct Logs {
 #[derive(Debug, Args)]
 pub struct Stop {
     /// A task's number, or `inbound`
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        allow_negative_numbers = true
+    )]
     pub task: Option<String>,
     /// Every run
     #[arg(long)]
@@ -236,6 +242,7 @@ pub struct Stop {
 #[derive(Debug, Args)]
 pub struct OneTask {
     /// Its number in tinytask, or `inbound` for requests that are held there
+    #[arg(allow_negative_numbers = true)]
     pub task: String,
 }
 
@@ -265,6 +272,7 @@ pub enum TaskCommand {
     /// Show one task with its comments and links
     Show {
         /// Its number
+        #[arg(allow_negative_numbers = true)]
         task: String,
         /// tinytask's own answer
         #[arg(long)]
@@ -294,6 +302,7 @@ pub enum TaskCommand {
     /// Hand a task from its queue to another
     Move {
         /// Its number
+        #[arg(allow_negative_numbers = true)]
         task: String,
         /// The queue that gets it
         to: String,
@@ -306,6 +315,7 @@ pub enum TaskCommand {
     /// Say something on a task
     Comment {
         /// Its number
+        #[arg(allow_negative_numbers = true)]
         task: String,
         /// What
         text: String,
@@ -325,6 +335,7 @@ pub enum TaskCommand {
     /// Mark a task complete
     Done {
         /// Its number
+        #[arg(allow_negative_numbers = true)]
         task: String,
         #[command(flatten)]
         server: Server,

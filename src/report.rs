@@ -94,7 +94,7 @@ impl Failure {
 impl From<config::Error> for Failure {
     fn from(error: config::Error) -> Self {
         let exit = match error {
-            config::Error::Read { .. } | config::Error::NetworkFileSystem { .. } => Exit::Failed,
+            config::Error::NetworkFileSystem { .. } => Exit::Failed,
             _ => Exit::Usage,
         };
         let hint = error.hint();

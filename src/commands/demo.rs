@@ -3,6 +3,7 @@
 //! Nothing is staged: the daemon, the shims and the server are the real ones, each a process of its own; only the agents are
 //! scripts instead of models, and with `--goose` not even those.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::core::record::{Verdict, VerdictRecord};
 use crate::edge::files::{self, Durability};
 use crate::edge::{clock, runs};
 use crate::report::{Exit, Failure};
-use crate::view::{Hop, timeline};
+use crate::view::{self, Hop, timeline};
 
 /// The scripted agents, by queue.
 const AGENTS: [(&str, &str); 5] = [
@@ -104,7 +105,7 @@ fn temporary_base() -> Result<Utf8PathBuf, Failure> {
     let parent = Utf8PathBuf::from_path_buf(std::env::temp_dir()).unwrap_or_else(|_| "/tmp".into());
     for n in 0.. {
         let base = parent.join(format!("calypso-demo-{}-{n}", std::process::id()));
-        match std::fs::create_dir(&base) {
+        match std::fs::DirBuilder::new().mode(0o700).create(&base) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => {
                 other.map_err(cannot(format!("make `{base}`")))?;
@@ -352,18 +353,15 @@ fn files_text(layout: &Layout, keep: bool) -> String {
     let mut text = "what happened is all in files:\n".to_owned();
     let task: Option<TaskId> = "1".parse().ok();
     if let Some(task) = task {
-        text.push_str(&format!(
-            "  workqueue/task_{task}/    {}\n",
-            list(&layout.task_folder(task))
-        ));
+        let mut shown = vec![layout.task_folder(task)];
         let runs = runs::list_runs(layout, RunSubject::Task(task)).unwrap_or_default();
-        if let Some(run) = runs.first() {
-            let dir = layout.run(run).dir;
-            let shown = dir.strip_prefix(layout.base()).unwrap_or(&dir);
-            text.push_str(&format!(
-                "  {shown}/\n                        {}\n",
-                list(&dir)
-            ));
+        shown.extend(runs.first().map(|run| layout.run(run).dir));
+        for dir in shown {
+            let name = dir.strip_prefix(layout.base()).unwrap_or(&dir);
+            text.push_str(&format!("  {name}/\n"));
+            for line in view::text::wrap(&list(&dir), view::text::WIDTH - 4) {
+                text.push_str(&format!("    {line}\n"));
+            }
         }
     }
     if keep {

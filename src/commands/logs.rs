@@ -35,7 +35,10 @@ pub fn call(base: Option<&Utf8Path>, logs: &Logs) -> Result<Exit, Failure> {
         };
         let known: Vec<_> = all.iter().map(|run| run.id.number.to_string()).collect();
         let hint = if known.is_empty() {
-            format!("`calypso-watch why {subject}` tells what it waits for")
+            let question = subject
+                .task()
+                .map_or_else(|| "status".to_owned(), |id| format!("why {id}"));
+            format!("`calypso-watch {question}` tells what it waits for")
         } else {
             format!("its runs: {}", known.join(", "))
         };

@@ -34,10 +34,9 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
         if run.once {
             let (seen, _) = daemon.once().await?;
             return match seen.tinytask {
-                Tinytask::Unreachable { error, .. } => Err(Failure::new(
-                    Exit::TinytaskUnreachable,
-                    format!("cannot reach tinytask: {error}"),
-                )),
+                Tinytask::Unreachable { error, hint, .. } => {
+                    Err(Failure::new(Exit::TinytaskUnreachable, error).hint(hint))
+                }
                 _ => Ok(Exit::Done),
             };
         }

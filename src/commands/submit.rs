@@ -8,9 +8,9 @@ use std::path::Path;
 use camino::Utf8Path;
 
 use super::{Cannot, layout, say};
-use crate::cli::Submit;
+use crate::cli::{Settings, Submit};
 use crate::core::layout::Layout;
-use crate::edge::clock;
+use crate::edge::{clock, inbound};
 use crate::report::{Exit, Failure};
 
 /// Copies each file to a hidden name in inbound/ first, which no watcher takes for a request, and links it to its real name when it
@@ -23,7 +23,7 @@ pub fn call(base: Option<&Utf8Path>, submit: &Submit) -> Result<Exit, Failure> {
             "`--name` goes with one file only",
         ));
     }
-    let mut text = String::new();
+    let ignore = super::load(base, &Settings::default())?.inbound.ignore;
     for file in &submit.files {
         let name = match &submit.name {
             Some(name) => OsString::from(name),
@@ -40,6 +40,15 @@ pub fn call(base: Option<&Utf8Path>, submit: &Submit) -> Result<Exit, Failure> {
             );
             return Err(failure
                 .hint("hidden names are not looked at; give another with `--name`".to_owned()));
+        }
+        if inbound::is_ignored(&name, &ignore) {
+            let failure = Failure::new(
+                Exit::Usage,
+                format!("`{}` would never be looked at", name.display()),
+            );
+            return Err(failure.hint(
+                "names like that of half-written files are left alone, and those of `[inbound] ignore`; give another with `--name`".to_owned(),
+            ));
         }
         let what = || format!("submit `{}`", file.display());
         drop_in(&layout, file, &name).map_err(|source| {
@@ -63,9 +72,10 @@ pub fn call(base: Option<&Utf8Path>, submit: &Submit) -> Result<Exit, Failure> {
             )
             .hint(hint)
         })?;
-        text.push_str(&format!("inbound/{}\n", name.display()));
+        // At once: should a later one fail, this one is there all the same.
+        say(&format!("inbound/{}\n", inbound::escape(&name)))?;
     }
-    say(&text)
+    Ok(Exit::Done)
 }
 
 fn drop_in(layout: &Layout, from: &Path, name: &OsStr) -> io::Result<()> {

@@ -11,12 +11,16 @@ use crate::core::model::{
     Recipe, RunId, RunSubject, StoppedBy, Task, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::policy::{SHIM_OVERDUE, probe_backoff};
-use crate::core::record::{FailureClass, VerdictRecord};
+use crate::core::record::{FailureClass, Verdict, VerdictRecord};
 use crate::core::verdict::{Case, Count, Meaning};
 use crate::core::{
     Action, Decision, Hold, InboundEntry, InboundState, Launch, Mark, Policy, Run, Snapshot,
     StrangerKind, Subject, Tinytask,
 };
+
+mod outage;
+
+use outage::in_a_row;
 
 /// What to do now. Calling it twice with the same arguments gives the same answer.
 pub fn decide(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
@@ -96,7 +100,8 @@ impl<'a> Deciding<'a> {
         for subject in &controls.release {
             let mut processes: Vec<_> = (self.live())
                 .filter(|(run, meaning)| {
-                    run.dir.id.subject == *subject && *meaning == Meaning::StillAlive
+                    run.dir.id.subject == *subject
+                        && matches!(meaning, Meaning::StillAlive | Meaning::OrphanLeftovers)
                 })
                 .filter_map(|(run, _)| run.observed.alive.as_ref())
                 .flat_map(|alive| {
@@ -132,6 +137,16 @@ impl<'a> Deciding<'a> {
         for index in 0..self.seen.runs.len() {
             let run = &self.seen.runs[index];
             if let Some(verdict) = &run.verdict {
+                // Nothing is written to a tinytask that is away, or perhaps another.
+                let is_away = matches!(
+                    self.seen.tinytask,
+                    Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. }
+                );
+                if is_away && verdict.tasks.iter().any(|t| t.write.is_some()) {
+                    let waits = Hold::VerdictWaits { run: run.dir.id };
+                    self.hold(Subject::Run(run.dir.id), waits);
+                    continue;
+                }
                 self.out.actions.push(Action::FinishVerdict {
                     run: run.dir.clone(),
                     verdict: Box::new(verdict.clone()),
@@ -163,15 +178,24 @@ impl<'a> Deciding<'a> {
                     });
                 }
                 Meaning::OrphanLeftovers | Meaning::StillAlive => self.still_alive(run),
-                Meaning::Unknown => {
-                    self.hold(Subject::Run(run.dir.id), Hold::Unknown { run: run.dir.id })
-                }
+                Meaning::Unknown => self.hold(Subject::Run(run.dir.id), self.unknown(run)),
                 Meaning::Clear => self.out.actions.push(Action::ClearPidFile {
                     run: run.dir.clone(),
                 }),
                 Meaning::Complete => self.judge(run),
             }
         }
+    }
+
+    /// Why nothing can be told of a run.
+    fn unknown(&self, run: &Run) -> Hold {
+        let unreadable = self.unreadable(run.dir.id.subject);
+        unreadable.unwrap_or(Hold::Unknown { run: run.dir.id })
+    }
+
+    fn unreadable(&self, subject: RunSubject) -> Option<Hold> {
+        let error = self.seen.unreadable.get(&subject)?.clone();
+        Some(Hold::UnreadableRecords { error })
     }
 
     /// The daemon acts where the shim cannot: it is dead, or did not act in time (stopped, say).
@@ -201,18 +225,7 @@ impl<'a> Deciding<'a> {
     }
 
     fn still_alive(&mut self, run: &Run) {
-        let alive = run.observed.alive.clone().unwrap_or_default();
-        let mut leftovers = alive.leftovers;
-        leftovers.extend(alive.doubtful);
-        if let Some(process) = alive.agent {
-            leftovers.insert(
-                0,
-                Leftover {
-                    process,
-                    comm: "agent".into(),
-                },
-            );
-        }
+        let leftovers = lives_of(run);
         self.hold(
             Subject::Run(run.dir.id),
             Hold::StillAlive {
@@ -325,10 +338,11 @@ impl<'a> Deciding<'a> {
         let open = match &self.seen.tinytask {
             Tinytask::Fresh { .. } => true,
             Tinytask::NotAsked => false,
-            Tinytask::Unreachable { since, error } => {
+            Tinytask::Unreachable { since, error, hint } => {
                 let hold = Hold::TinytaskUnreachable {
                     since: since.clone(),
                     error: error.clone(),
+                    hint: hint.clone(),
                 };
                 self.hold(Subject::Everything, hold);
                 false
@@ -381,11 +395,20 @@ impl<'a> Deciding<'a> {
             InboundState::Settling { until } => return Err(Hold::Settling { until: *until }),
             InboundState::Settled { .. } => {}
         }
-        if self.seen.controls.held.contains(&RunSubject::Inbound) {
-            return Err(Hold::HeldByFile);
+        if let Some(hold) = self.inbound_run_hold(&entry.key) {
+            return Err(hold);
         }
         if let Some(hold) = self.stranger_hold(RunSubject::Inbound) {
             return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(RunSubject::Inbound) {
+            return Err(hold);
+        }
+        if self.seen.controls.held.contains(&RunSubject::Inbound) {
+            return Err(Hold::HeldByFile);
+        }
+        if self.seen.controls.stop.contains(&RunSubject::Inbound) {
+            return Err(Hold::StopAsked);
         }
         let standing = match self.seen.histories.get(&RunSubject::Inbound) {
             Some(history) => FileStanding::of(history, &entry.key, self.now),
@@ -414,7 +437,30 @@ impl<'a> Deciding<'a> {
             }
             Some(Ok(_)) => {}
         }
+        if self.seen.controls.paused.contains(queue) {
+            return Err(Hold::QueuePaused);
+        }
         Ok(standing.attempts)
+    }
+
+    /// One run over inbound/ at a time, whatever the queue's concurrency: there is one pid file for it, and what the run
+    /// before left lying is known only once its verdict is finished.
+    fn inbound_run_hold(&self, key: &FileKey) -> Option<Hold> {
+        let is_inbound = |run: &Run| run.dir.id.subject == RunSubject::Inbound;
+        if let Some((run, meaning)) = self.live().find(|(run, _)| is_inbound(run)) {
+            let is_its_own =
+                (run.spec.as_ref()).is_some_and(|spec| spec.baseline.inbound.contains(key));
+            return Some(match run_hold(run, meaning) {
+                Hold::Running { run } if !is_its_own => Hold::NoSlot {
+                    by: vec![run],
+                    limit: 1,
+                },
+                hold => hold,
+            });
+        }
+        let unfinished = |run: &&Run| is_inbound(run) && run.verdict.is_some();
+        let run = self.seen.runs.iter().find(unfinished)?;
+        Some(Hold::VerdictWaits { run: run.dir.id })
     }
 
     // ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -465,22 +511,40 @@ impl<'a> Deciding<'a> {
         let mut touching = BTreeMap::new();
         for (run, _) in self.live() {
             let Some(spec) = &run.spec else { continue };
-            let began = began(run)
-                .map_or(spec.times.written.wall, |m| m.wall)
-                .seconds();
+            let since = began(run).unwrap_or(&spec.times.written);
             for task in self.seen.tasks.values() {
                 let before = spec.baseline.tasks.iter().find(|b| b.key == task.key());
                 let left =
                     before.is_some() && task.assigned_to.as_deref() != Some(spec.queue.as_str());
-                // It may have come into the queue after the launch and left it again since.
+                // It may have come into the queue after the launch, and left it again since.
                 let passed = task.previous_assigned_to.as_deref() == Some(spec.queue.as_str())
-                    && task.updated_at.seconds() >= began;
+                    && task.updated_at.seconds() >= since.wall.seconds()
+                    && !self.was_there_before(task, run.dir.id, since);
                 if left || passed {
                     touching.entry(task.id).or_insert(run.dir.id);
                 }
             }
         }
         touching
+    }
+
+    /// Do the records show the task in its present queue already, by a run there or by a hand-off that is older than `run`?
+    fn was_there_before(&self, task: &Task, run: RunId, began: &Moment) -> bool {
+        let Some(queue) = task.queue() else {
+            return false;
+        };
+        let history = self.seen.histories.get(&RunSubject::Task(task.id));
+        let Some(last) = history
+            .and_then(|history| history.verdicts.last())
+            .filter(|last| last.run != run)
+        else {
+            return false;
+        };
+        let handed_here = last.tasks.iter().any(|entry| {
+            let to = Some(queue.as_str().to_owned());
+            entry.key == task.key() && entry.verdict == Verdict::HandedOff { to }
+        });
+        last.queue == queue || (handed_here && last.judged.wall <= began.wall)
     }
 
     fn task_hold(
@@ -491,29 +555,9 @@ impl<'a> Deciding<'a> {
     ) -> Result<Candidate<'a>, Hold> {
         let subject = RunSubject::Task(task.id);
         if let Some((run, meaning)) = self.live().find(|(run, _)| run.dir.id.subject == subject) {
-            let run_id = run.dir.id;
             return Err(match meaning {
-                Meaning::Complete | Meaning::Clear | Meaning::Litter => {
-                    Hold::VerdictWaits { run: run_id }
-                }
-                Meaning::Unknown => Hold::Unknown { run: run_id },
-                Meaning::StillAlive | Meaning::OrphanLeftovers => {
-                    let leftovers = run
-                        .observed
-                        .alive
-                        .as_ref()
-                        .map(|a| a.leftovers.clone())
-                        .unwrap_or_default();
-                    Hold::StillAlive {
-                        run: run_id,
-                        leftovers,
-                    }
-                }
-                Meaning::Starting
-                | Meaning::Running
-                | Meaning::Ending
-                | Meaning::SignalledAlive
-                | Meaning::Orphan => Hold::Running { run: run_id },
+                Meaning::Unknown => self.unknown(run),
+                meaning => run_hold(run, meaning),
             });
         }
         let unfinished = |run: &&Run| {
@@ -525,6 +569,9 @@ impl<'a> Deciding<'a> {
             return Err(Hold::VerdictWaits { run: run.dir.id });
         }
         if let Some(hold) = self.stranger_hold(subject) {
+            return Err(hold);
+        }
+        if let Some(hold) = self.unreadable(subject) {
             return Err(hold);
         }
         if let Some(run) = touching.get(&task.id) {
@@ -545,7 +592,8 @@ impl<'a> Deciding<'a> {
             detail.map(|d| d.last_comment),
         );
         if task.status == TaskStatus::Working {
-            return Err(self.working_hold(task, &queue, &standing));
+            let is_parent = parents.contains_key(&task.id);
+            return Err(self.working_hold(task, &queue, &standing, is_parent));
         }
         if self.seen.controls.held.contains(&subject) {
             return Err(Hold::HeldByFile);
@@ -606,7 +654,13 @@ impl<'a> Deciding<'a> {
 
     /// A working task without a run of its own: an agent took it beside the task its run is named after, a run left it to
     /// the queue's other runs, or somebody works on it by other means.
-    fn working_hold(&mut self, task: &Task, queue: &QueueName, standing: &Standing) -> Hold {
+    fn working_hold(
+        &mut self,
+        task: &Task,
+        queue: &QueueName,
+        standing: &Standing,
+        is_parent: bool,
+    ) -> Hold {
         let in_queue = self
             .live()
             .find(|(run, _)| run.dir.queue == *queue)
@@ -615,6 +669,7 @@ impl<'a> Deciding<'a> {
             return Hold::RunNotOver { run };
         }
         if let Some(run) = standing.left_working
+            && !is_parent
             && self
                 .out
                 .actions
@@ -913,12 +968,16 @@ impl<'a> Deciding<'a> {
         let (last, n) = in_a_row(of_provider, FailureClass::Provider, silent)?;
         let left = last.judged.left_of(probe_backoff(n), self.now);
         let until = self.now.wall.plus(left);
-        let since =
-            |run: &Run| began(run).is_some_and(|b| b.age(self.now) < last.judged.age(self.now));
-        let probe = (self.live())
-            .find(|(run, _)| {
-                run.spec.as_ref().and_then(|s| s.provider.as_ref()) == Some(provider) && since(run)
+        // By the spec, which is there before the shim: the look right after a launch finds no state yet, and must not take
+        // that for no probe.
+        let is_probe = |run: &Run| {
+            run.spec.as_ref().is_some_and(|spec| {
+                let written = spec.times.written.age(self.now);
+                spec.provider.as_ref() == Some(provider) && written < last.judged.age(self.now)
             })
+        };
+        let probe = (self.live())
+            .find(|(run, _)| is_probe(run))
             .map(|(run, _)| run.dir.id);
         if left.0 == 0 && probe.is_none() && probing.insert(provider.clone()) {
             return None;
@@ -943,6 +1002,37 @@ impl<'a> Deciding<'a> {
     }
 }
 
+/// Why a task, or a file, waits for its own run.
+fn run_hold(run: &Run, meaning: Meaning) -> Hold {
+    let id = run.dir.id;
+    match meaning {
+        Meaning::Complete | Meaning::Clear | Meaning::Litter => Hold::VerdictWaits { run: id },
+        Meaning::Unknown => Hold::Unknown { run: id },
+        Meaning::StillAlive | Meaning::OrphanLeftovers => Hold::StillAlive {
+            run: id,
+            leftovers: lives_of(run),
+        },
+        Meaning::Starting
+        | Meaning::Running
+        | Meaning::Ending
+        | Meaning::SignalledAlive
+        | Meaning::Orphan => Hold::Running { run: id },
+    }
+}
+
+/// Everything of a run that lives, or may.
+fn lives_of(run: &Run) -> Vec<Leftover> {
+    let Some(alive) = &run.observed.alive else {
+        return Vec::new();
+    };
+    let agent = alive.agent.clone().map(|process| Leftover {
+        process,
+        comm: "agent".into(),
+    });
+    let others = alive.leftovers.iter().chain(&alive.doubtful).cloned();
+    agent.into_iter().chain(others).collect()
+}
+
 /// When the run's time began to count.
 fn began(run: &Run) -> Option<&Moment> {
     let state = run.state.as_ref()?;
@@ -954,25 +1044,6 @@ fn reason(verdict: &VerdictRecord) -> String {
         .failure
         .as_ref()
         .map_or_else(|| verdict.outcome.to_string(), |f| f.reason.clone())
-}
-
-/// The newest of `verdicts` (newest first) and how many in a row failed with `class`, passing over those that say nothing
-/// of it; `None` when the newest one that does say something is no such failure.
-fn in_a_row<'v>(
-    verdicts: impl Iterator<Item = &'v VerdictRecord>,
-    class: FailureClass,
-    says_nothing: impl Fn(&VerdictRecord) -> bool,
-) -> Option<(&'v VerdictRecord, u32)> {
-    let mut newest = None;
-    let mut n = 0;
-    for verdict in verdicts.filter(|v| !says_nothing(v)) {
-        if verdict.failure.as_ref().is_none_or(|f| f.class != class) {
-            break;
-        }
-        newest.get_or_insert(verdict);
-        n += 1;
-    }
-    newest.map(|verdict| (verdict, n))
 }
 
 #[cfg(test)]

@@ -83,6 +83,7 @@ impl Standing {
         let mut standing = Self::default();
         let subject = RunSubject::Task(key.id);
         let mut last: Option<(&VerdictRecord, &TaskVerdict)> = None;
+        let mut is_known = false;
         let mut passed_over: Vec<&VerdictRecord> = Vec::new();
         for record in &history.verdicts {
             let Some(entry) = record.tasks.iter().find(|t| t.key == key) else {
@@ -98,6 +99,7 @@ impl Standing {
                 continue;
             };
             passed_over.clear();
+            is_known = true;
             standing.stay = standing.stay.max(entry.stay);
             if is_forgiven(record, subject, &history.marks) {
                 last = None;
@@ -124,7 +126,7 @@ impl Standing {
                 format!("worked on another task: {}", reason(record)),
             )
         });
-        let standing = standing.concluded(history, queue, task, last_comment, last);
+        let standing = standing.concluded(queue, task, last_comment, last, is_known);
         match waits {
             Some((since, n, run, why)) => Self {
                 wait: Some((since, n, run)),
@@ -138,15 +140,15 @@ impl Standing {
     /// What follows from the last verdict on the task.
     fn concluded(
         mut self,
-        history: &History,
         queue: &QueueName,
         task: Option<&Task>,
         last_comment: Option<i64>,
         last: Option<(&VerdictRecord, &TaskVerdict)>,
+        is_known: bool,
     ) -> Self {
         let standing = &mut self;
         let Some((record, entry)) = last else {
-            if !history.verdicts.is_empty() {
+            if is_known {
                 standing.stay += 1;
             }
             return self;
@@ -157,11 +159,12 @@ impl Standing {
                 || last_comment.is_some_and(|c| c > entry.last_comment));
         if !stay_goes_on(record, entry, queue) || moved || lifted {
             let progressed = entry.verdict == Verdict::Progress && record.queue == *queue && !moved;
-            let wait = standing.wait.take();
+            let (wait, stopped) = (standing.wait.take(), standing.stopped.take());
             standing.stay = entry.stay + 1;
             standing.begin_stay();
             // It may go on where it got on, but not in a spin.
             standing.wait = wait.filter(|_| progressed);
+            standing.stopped = stopped.filter(|_| progressed);
         } else if entry.verdict == Verdict::LeftWorking && entry.write.is_none() {
             let untouched =
                 task.is_some_and(|t| t.updated_at.seconds() <= record.judged.wall.seconds());
@@ -182,7 +185,7 @@ impl Standing {
         let failed = matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking);
         self.stopped = matches!(record.outcome, Outcome::Stopped(_))
             .then_some(record.run)
-            .filter(|_| failed);
+            .filter(|_| failed || entry.verdict == Verdict::Progress);
         if entry.verdict == Verdict::Progress {
             let n = self.wait.as_ref().map_or(0, |(_, n, _)| *n) + 1;
             self.wait = Some((record.judged.clone(), n, record.run));
@@ -307,3 +310,6 @@ impl FileStanding {
         standing
     }
 }
+
+#[cfg(test)]
+mod tests;

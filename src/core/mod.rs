@@ -27,6 +27,9 @@ pub mod policy;
 pub mod record;
 pub mod verdict;
 
+#[cfg(test)]
+mod given;
+
 use layout::RunDir;
 use model::{
     Detail, FileKey, Leftover, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, Recipe,
@@ -60,6 +63,8 @@ pub struct Snapshot {
     pub odd_pid_names: Vec<String>,
     /// What could not be read, or means nothing, for `status` to show.
     pub troubles: Vec<String>,
+    /// Whose records, or folder, this program cannot read: nothing is known of their past, so nothing is started for them.
+    pub unreadable: BTreeMap<RunSubject, String>,
     /// Task folders in workqueue/, with the time each last changed.
     pub folders: BTreeMap<TaskId, Timestamp>,
     pub inbound: Vec<InboundEntry>,
@@ -68,6 +73,16 @@ pub struct Snapshot {
     pub histories: BTreeMap<RunSubject, History>,
     /// The last verdicts, oldest first: for provider and environment holds, fairness and `status`.
     pub recent: Vec<VerdictRecord>,
+}
+
+impl Snapshot {
+    /// Notes that nothing can be told of this subject's past, and why.
+    pub fn cannot_read(&mut self, subject: RunSubject, error: String) {
+        if !self.troubles.contains(&error) {
+            self.troubles.push(error.clone());
+        }
+        self.unreadable.insert(subject, error);
+    }
 }
 
 /// tinytask's health in this look.
@@ -84,12 +99,11 @@ pub enum Tinytask {
     Unreachable {
         since: Moment,
         error: String,
+        /// The way out.
+        hint: Option<String>,
     },
     /// Most known open tasks vanished at once: perhaps another server. Nothing is written or judged.
-    Suspicious {
-        vanished: usize,
-        of: usize,
-    },
+    Suspicious { vanished: usize, of: usize },
 }
 
 /// Which queues the look asked tinytask about.
@@ -181,7 +195,7 @@ pub struct Evidence {
     pub cost: Option<f64>,
     /// A known failure text of goose, as class and reason.
     pub sign: Option<record::Failure>,
-    /// The agent's last words end in a question.
+    /// The agent's last words hold a question.
     pub asked: bool,
     /// Digest of the task's folder now.
     pub folder: u64,
@@ -416,6 +430,7 @@ pub enum Hold {
     TinytaskUnreachable {
         since: Moment,
         error: String,
+        hint: Option<String>,
     },
     TinytaskSuspicious {
         vanished: usize,
@@ -507,6 +522,10 @@ pub enum Hold {
     Unknown {
         run: RunId,
     },
+    /// Written by a newer version, say: what happened so far is not known.
+    UnreadableRecords {
+        error: String,
+    },
     VerdictWaits {
         run: RunId,
     },
@@ -520,8 +539,6 @@ pub enum Hold {
         what: String,
     },
     WorkingElsewhere,
-    /// Not among what this look asked tinytask about.
-    NotAsked,
     // an inbound file
     Settling {
         until: Timestamp,

@@ -4,7 +4,8 @@
 //! the folder are asked instead, and what they say afterwards is compared with the baseline of the launch.
 
 use crate::core::model::{
-    Detail, FoundDetail, Now, Outcome, QueueName, RunState, TaskId, TaskKey, TaskStatus,
+    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunState, RunSubject, TaskId, TaskKey,
+    TaskStatus,
 };
 use crate::core::policy::LATE_AFTER;
 use crate::core::record::{
@@ -238,11 +239,13 @@ impl Case<'_> {
     fn after(&self, id: TaskId) -> Option<Detail> {
         self.seen.details.get(&id).cloned().or_else(|| {
             let task = self.seen.tasks.get(&id)?.clone();
+            let children = self.seen.tasks.values().filter(|t| t.parent == Some(id));
+            let open_subtasks = children.count() as u32;
             Some(Detail::Found(FoundDetail {
                 task,
                 last_comment: 0,
                 our_comments: Vec::new(),
-                open_subtasks: 0,
+                open_subtasks,
             }))
         })
     }
@@ -277,7 +280,12 @@ impl Case<'_> {
                 to: task.assigned_to.clone(),
             },
             // A parent's status is its subtasks', not its own.
+            (_, true) if found.open_subtasks > 0 && !is_named => return Some(None),
             (_, true) if found.open_subtasks > 0 => Verdict::Progress,
+            // Somebody with a pid file of his own is at it.
+            (TaskStatus::Working, true) if !is_named && self.has_stranger(task.id) => {
+                return Some(None);
+            }
             (TaskStatus::Working, true) if is_named || before.status == TaskStatus::Idle => {
                 Verdict::LeftWorking
             }
@@ -320,12 +328,7 @@ impl Case<'_> {
             })
             .filter(|t| !self.spec.baseline.tasks.iter().any(|b| b.key == t.key()))
             .filter(|t| t.updated_at.seconds() >= started.wall.seconds())
-            .filter(|t| {
-                !self
-                    .seen
-                    .strangers
-                    .contains_key(&crate::core::model::RunSubject::Task(t.id))
-            })
+            .filter(|t| !self.has_stranger(t.id))
             .filter(|t| {
                 !self
                     .seen
@@ -343,6 +346,10 @@ impl Case<'_> {
                 )
             })
             .collect()
+    }
+
+    fn has_stranger(&self, id: TaskId) -> bool {
+        self.seen.strangers.contains_key(&RunSubject::Task(id))
     }
 
     fn entry(
@@ -408,7 +415,12 @@ impl Case<'_> {
         let worst = tasks.iter().find(stuck);
         let nothing_happened = tasks.is_empty() && files.is_empty();
         if worst.is_none() && left == 0 && !nothing_happened {
-            return None;
+            // It got on, but not out of the queue: the next run would fail as this one did.
+            let got_on = tasks.iter().any(|t| t.verdict == Verdict::Progress);
+            let is_others = |f: &&Failure| f.class != FailureClass::Task;
+            let sign = self.evidence.sign.as_ref().filter(is_others);
+            let by_itself = matches!(outcome, Outcome::Exited(_) | Outcome::Signaled(_));
+            return sign.filter(|_| got_on && by_itself).cloned();
         }
         let failure = |class, reason: String| Some(Failure { class, reason });
         match outcome {
@@ -443,11 +455,7 @@ impl Case<'_> {
         }
     }
 
-    fn is_late(
-        &self,
-        began: Option<&crate::core::model::Moment>,
-        ended: Option<&crate::core::model::Moment>,
-    ) -> bool {
+    fn is_late(&self, began: Option<&Moment>, ended: Option<&Moment>) -> bool {
         let away = match (&self.seen.last_unreachable, began) {
             (Some(away), Some(began)) => away.age(self.now) <= began.age(self.now),
             _ => false,
@@ -460,3 +468,6 @@ impl Case<'_> {
 pub fn stay_goes_on(record: &VerdictRecord, entry: &TaskVerdict, queue: &QueueName) -> bool {
     record.queue == *queue && matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking)
 }
+
+#[cfg(test)]
+mod tests;

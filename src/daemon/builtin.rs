@@ -1,5 +1,6 @@
 //! Starting the built-in tinytask, where `builtin = true`: a process of its own that outlives the daemon.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -109,6 +110,8 @@ pub async fn start_builtin(
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
         .open(&log_path)
         .map_err(|e| failed(e.to_string()))?;
     let mut child = Command::new(exe.as_str())

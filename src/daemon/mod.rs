@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -158,25 +157,45 @@ impl Daemon {
         let mut timers = Timers::new();
         let mut scope = Scope::Everything;
         let mut rounds = 0;
+        let mut has_looked = false;
         loop {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
-            let (seen, decision, acted) = self.round(scope).await?;
-            self.record(&seen, &decision, "inotify");
-            self.watch_processes(&seen, &decision);
-            if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                warn!(error = %error, "some task folders are left to the rescan");
-            }
+            let round = self.round(scope).await;
+            let (wake_at, answered);
+            let acted = match round {
+                Ok((looked, decision, acted)) => {
+                    wake_at = decision.wake_at;
+                    answered = looked.tinytask.clone();
+                    self.record(&looked, &decision, "inotify");
+                    self.watch_processes(&looked, &decision);
+                    if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
+                        warn!(error = %error, "some task folders are left to the rescan");
+                    }
+                    if scope == Scope::Everything && timers.take_prune() {
+                        self.prune(&looked);
+                    }
+                    self.revive_builtin(&looked).await;
+                    has_looked = true;
+                    acted
+                }
+                // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
+                Err(error) if !has_looked => return Err(error),
+                Err(error) => {
+                    error!(
+                        error = chain(&error),
+                        "cannot look; nothing is started until that is over"
+                    );
+                    (wake_at, answered) = (None, Tinytask::NotAsked);
+                    Acted::Failed
+                }
+            };
             timers.looked(
                 scope,
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
-            timers.answered(&seen.tinytask);
-            if scope == Scope::Everything && timers.take_prune() {
-                self.prune(&seen);
-            }
-            self.revive_builtin(&seen).await;
+            timers.answered(&answered);
 
             rounds = if acted == Acted::Something {
                 rounds + 1
@@ -232,7 +251,7 @@ impl Daemon {
                         process::reap_strays(|stat| stat.session != own_session);
                         continue;
                     }
-                    () = timers.due(decision.wake_at) => {
+                    () = timers.due(wake_at) => {
                         if timers.take_rescan() {
                             watch.verify();
                         }
@@ -347,15 +366,11 @@ impl Daemon {
                 self.bell.notify_one();
                 continue;
             };
-            // SAFETY: the pidfd is moved in and stays open, under the same number, for as long as the AsyncFd lives.
-            let Ok(pidfd) = (unsafe { AsyncFd::register(pidfd) }) else {
-                continue;
-            };
+            let Ok(pidfd) = pidfd.watch() else { continue };
             let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
-                if pidfd.readable().await.is_ok() {
-                    bell.notify_one();
-                }
+                pidfd.over().await;
+                bell.notify_one();
             });
             self.watched.insert(run, watching);
         }

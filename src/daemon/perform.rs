@@ -5,10 +5,9 @@ use tracing::warn;
 use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
-    Detail, FoundDetail, Millis, Moment, Now, Outcome, RunId, RunState, RunSubject, TaskId,
-    TaskKey, TaskStatus,
+    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
+    TaskId, TaskKey, TaskStatus,
 };
-use crate::core::policy::SHIM_OVERDUE;
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
     Write,
@@ -22,6 +21,8 @@ use crate::look::{chain, is_still_runnable};
 
 /// How long a sweep may take; what outlives it is held against the run.
 const SWEEP_TIME: Millis = Millis::secs(5);
+/// What a shim needs beyond the grace to end a run that it was told to stop.
+const SHIM_TIME: Millis = Millis::secs(15);
 /// Ids asked one by one before the whole list is asked instead.
 const MOST_PROBES: u32 = 50;
 
@@ -350,17 +351,16 @@ impl Daemon {
         self.journal
             .did("stop", id.subject.task(), Some(id), outcome.to_string());
         let done = self.done.0.clone();
-        let is_overdue = *outcome == Outcome::TimedOut;
+        // A shim that let its limit pass is stopped or stuck, and need not be asked.
+        let asked = shim.clone().filter(|_| *outcome != Outcome::TimedOut);
         tokio::task::spawn_local(async move {
-            // A person's wish: the shim knows how, and writes down what came of it. Until then the run stays in hand, or the
-            // wish, which lies there until the run is over, would be met again by every look.
-            let is_obeyed = match shim.as_ref().filter(|_| !is_overdue) {
-                Some(shim) => is_stopped_by(shim, grace).await,
+            let is_done = match asked {
+                Some(shim) => ask_shim(&shim, grace).await,
                 None => false,
             };
-            if !is_obeyed {
+            if !is_done {
                 process::stop_orphan(&agent, grace).await.ok();
-                // A shim that let the limit pass is stopped or stuck. It is taken out of the way, and what it would have swept is swept.
+                // Out of the way: what it would have swept is swept here.
                 if let Some(Ok(Some(pidfd))) = shim.map(|shim| process::Pidfd::open_checked(&shim))
                 {
                     pidfd.signal(process::Signal::KILL).ok();
@@ -463,26 +463,22 @@ fn remove(layout: &crate::core::layout::Layout, control: &Control) -> Result<boo
     })
 }
 
-/// TERM to a shim, and whether it was over in the time that its ladder and its sweep may take.
-async fn is_stopped_by(shim: &crate::core::model::ProcessId, grace: Millis) -> bool {
+/// TERM is a shim's word for "stop this run": it knows how, sweeps, writes down what came of it, and ends. False when it did not
+/// in the time that takes.
+async fn ask_shim(shim: &ProcessId, grace: Millis) -> bool {
     let Ok(Some(pidfd)) = process::Pidfd::open_checked(shim) else {
         return true;
     };
-    let Ok(watch) = pidfd.watch() else {
+    pidfd.signal(process::Signal::TERM).ok();
+    let Ok(watched) = pidfd.watch() else {
         return false;
     };
-    watch.pidfd().signal(process::Signal::TERM).ok();
-    let patience = std::time::Duration::from_millis(grace.0.saturating_add(SHIM_OVERDUE.0));
-    tokio::time::timeout(patience, watch.over()).await.is_ok()
+    let limit = std::time::Duration::from_millis(grace.0 + SHIM_TIME.0);
+    tokio::time::timeout(limit, watched.over()).await.is_ok()
 }
 
 /// The agent, and the shim while it lives.
-fn stoppable(
-    run: &Run,
-) -> Option<(
-    crate::core::model::ProcessId,
-    Option<crate::core::model::ProcessId>,
-)> {
+fn stoppable(run: &Run) -> Option<(ProcessId, Option<ProcessId>)> {
     let state = run.state.as_ref()?;
     let RunState::Running { agent } = &state.state else {
         return None;

@@ -210,7 +210,12 @@ impl Error {
             Self::NoBase { .. } => Some(
                 "`calypso-watch init` makes one here; `--base-path DIR` or `CALYPSO_BASE_PATH` names one".into(),
             ),
-            Self::Base { path, .. } => Some(format!("`calypso-watch init {path}` makes it")),
+            Self::Base { path, source, .. } => (source.kind() == io::ErrorKind::NotFound)
+                .then(|| format!("`calypso-watch init {path}` makes it")),
+            Self::Read { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(format!("`ls -ld {path}` shows whose it is; run as that user, or let this one read it"))
+            }
+            Self::Read { .. } => Some("it is to be a regular file of at most 1 MiB".into()),
             Self::Syntax { suggestion, .. } => {
                 suggestion.as_ref().map(|name| format!("did you mean `{name}`?"))
             }
@@ -218,7 +223,7 @@ impl Error {
             Self::NetworkFileSystem { .. } => Some(
                 "changes made elsewhere are not announced there, and locks and links are not sound; move it to a local disk".into(),
             ),
-            Self::Read { .. } | Self::Value { .. } => None,
+            Self::Value { .. } => None,
         }
     }
 }

@@ -86,10 +86,14 @@ pub fn look(layout: &Layout) -> io::Result<Controls> {
 
 /// Makes the folder, for its owner only, where it is missing.
 pub fn make_folder(layout: &Layout) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(layout.control()) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => Ok(()),
+    // A wish may come before the first daemon.
+    for (path, mode) in [(layout.state(), 0o755), (layout.control(), 0o700)] {
+        match DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
     }
+    Ok(())
 }
 
 /// Leaves the wish; true when it was not there before. Makes the directory, for its owner only, where it is missing.

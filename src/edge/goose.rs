@@ -337,6 +337,26 @@ pub fn capabilities_for(config: &Config, queue: &QueueName) -> Result<Capabiliti
     }
 }
 
+/// Why [`find_program`] finds nothing, and the way out.
+pub fn why_not_found(program: &str) -> String {
+    if !program.contains('/') {
+        let hint = if program == PROGRAM {
+            "; install it, or name another in calypso.toml, [agent]"
+        } else {
+            ""
+        };
+        return format!("`{program}` is not on PATH{hint}");
+    }
+    match std::fs::metadata(program) {
+        Ok(meta) if meta.is_dir() => format!("`{program}` is a directory"),
+        Ok(_) => format!("`{program}` is not executable: `chmod +x` it"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            format!("`{program}` is not there")
+        }
+        Err(error) => format!("`{program}` cannot be used: {error}"),
+    }
+}
+
 /// Where `program` is: as execvp(3) would look for it, in this process's PATH.
 pub fn find_program(program: &str) -> Option<Utf8PathBuf> {
     let is_program = |path: &Utf8Path| {

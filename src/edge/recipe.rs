@@ -26,11 +26,65 @@ pub fn list(
     files_by_queue(recipes, chosen)
         .into_iter()
         .map(|(queue, file)| {
-            let recipe =
-                read(recipes, &file).map(|(raw, modified)| raw.recipe(&queue, &file, modified));
-            (queue, recipe.and_then(|recipe| recipe))
+            let recipe = load(recipes, &queue, &file);
+            (queue, recipe)
         })
         .collect()
+}
+
+/// What a file is, as far as stat(2) tells: device, inode, size, mtime and ctime, which no write leaves as they are.
+type Identity = (u64, u64, u64, i64, i64, i64, i64);
+
+/// Recipes as last read, so that a look reads only those that changed.
+#[derive(Debug, Default)]
+pub struct Known(BTreeMap<(QueueName, String), (Identity, Result<Recipe, String>)>);
+
+impl Known {
+    /// As [`list`].
+    pub fn list(
+        &mut self,
+        recipes: &Utf8Path,
+        chosen: &BTreeMap<QueueName, String>,
+    ) -> Vec<(QueueName, Result<Recipe, String>)> {
+        let mut before = std::mem::take(&mut self.0);
+        let mut listed = Vec::new();
+        for (queue, file) in files_by_queue(recipes, chosen) {
+            let key = (queue, file);
+            let identity = identity(&recipes.join(&key.1));
+            let recipe = match (before.remove(&key), identity) {
+                (Some((old, recipe)), Some(new)) if old == new => recipe,
+                _ => load(recipes, &key.0, &key.1),
+            };
+            listed.push((key.0.clone(), recipe.clone()));
+            if let Some(identity) = identity {
+                self.0.insert(key, (identity, recipe));
+            }
+        }
+        listed
+    }
+}
+
+fn identity(path: &Utf8Path) -> Option<Identity> {
+    let meta = std::fs::metadata(path).ok()?;
+    let times = (
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    );
+    Some((
+        meta.dev(),
+        meta.ino(),
+        meta.size(),
+        times.0,
+        times.1,
+        times.2,
+        times.3,
+    ))
+}
+
+fn load(recipes: &Utf8Path, queue: &QueueName, file: &str) -> Result<Recipe, String> {
+    read(recipes, file).and_then(|(raw, modified)| raw.recipe(queue, file, modified))
 }
 
 /// Names in recipes/ that cannot be a queue's, escaped so that they can be printed.

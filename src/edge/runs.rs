@@ -185,12 +185,15 @@ pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
     let shim = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
     let spec = read_spec(layout, dir)?;
     let mut before = read_state(layout, dir)?;
+    let mut changes = 0;
     loop {
         let pid_file = is_own_pid_file(layout, dir)?;
         let after = read_state(layout, dir)?;
         let stood_still = kind(before.as_ref()) == kind(after.as_ref());
-        if !stood_still {
+        // A shim's state changes three times at most; whoever plays with the file more often gets the answer of one moment.
+        if !stood_still && changes < 3 {
             before = after;
+            changes += 1;
             continue;
         }
         let state = after.filter(|state| {
@@ -327,7 +330,8 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     let mut live = Vec::new();
     let mut odd = Vec::new();
     for name in names(&layout.live())? {
-        match RunDir::parse_live(&name) {
+        let is_file = |dir: &RunDir| !layout.live_entry(dir).is_dir();
+        match RunDir::parse_live(&name).filter(is_file) {
             Some(dir) => live.push(dir),
             None => odd.push(name),
         }
@@ -336,18 +340,22 @@ pub fn list_live(layout: &Layout) -> Result<(Vec<RunDir>, Vec<String>), Error> {
     Ok((live, odd))
 }
 
-/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. Nothing
-/// is removed while somebody holds shim.lock, or once there is a spec, even a torn one.
+/// Removes what a daemon left that was killed between D1 and D2: a directory without a spec, and its entry in live/. A spec
+/// that was torn by a power cut ended its run too; then only the entry goes, and the directory stays for people to look at.
+/// Nothing is removed while somebody holds shim.lock, or where there is a spec that can be read.
 pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     let paths = layout.run(dir);
     let lock = paths.shim_lock();
     let spec = paths.spec();
-    if files::is_held_at(&lock).map_err(io_error("look at", &lock))?
-        || files::identity(&spec)
-            .map_err(io_error("look at", &spec))?
-            .is_some()
-    {
+    let is_held = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
+    if is_held || read_spec(layout, dir)?.is_some() {
         return Ok(false);
+    }
+    if files::identity(&spec)
+        .map_err(io_error("look at", &spec))?
+        .is_some()
+    {
+        return remove(&layout.live_entry(dir));
     }
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {

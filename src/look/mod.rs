@@ -68,6 +68,7 @@ pub struct Memory {
     pub closed: inbound::Closed,
     /// Answers that made a launch impossible at the last moment; they count in the next look.
     pub rechecked: BTreeMap<TaskId, Detail>,
+    recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,
     recent: Option<Vec<VerdictRecord>>,
@@ -186,7 +187,7 @@ impl Looker {
             match self.run(&dir) {
                 Ok(run) => seen.runs.push(run),
                 Err(error) => {
-                    seen.troubles.push(error.to_string());
+                    seen.cannot_read(dir.id.subject, chain(&error));
                     seen.runs.push(unreadable(dir));
                 }
             }
@@ -236,24 +237,25 @@ impl Looker {
                         ..Alive::default()
                     });
                 }
-                _ if run.observed.shim || !run.observed.spec => {
-                    run.observed.alive = Some(Alive::default())
+                _ if run.observed.shim => run.observed.alive = Some(Alive::default()),
+                // Nothing ran yet, or a record cannot be read by this version, and then nothing of it can be told.
+                _ if run.spec.is_none() && !self.has_agent_lock(&run.dir) => {
+                    run.observed.alive = (!run.observed.spec).then(Alive::default);
                 }
+                _ if run.spec.is_none() && run.observed.spec => {}
                 _ => orphaned.push(index),
             }
         }
         let known = &self.memory.leftovers;
         let dead: Vec<_> = (orphaned.iter())
-            .filter_map(|index| {
+            .map(|index| {
                 let run = &seen.runs[*index];
-                let token = &run.spec.as_ref()?.token;
-                let known = known.get(&run.dir.id).map_or(&[][..], Vec::as_slice);
-                Some(process::DeadShim {
+                process::DeadShim {
                     dir: &run.dir,
-                    token,
+                    token: run.spec.as_ref().map(|spec| spec.token.as_str()),
                     state: run.state.as_ref(),
-                    known,
-                })
+                    known: known.get(&run.dir.id).map_or(&[][..], Vec::as_slice),
+                }
             })
             .collect();
         let found = process::leftovers(&self.layout, &dead);
@@ -291,6 +293,12 @@ impl Looker {
         }
     }
 
+    /// Where it is missing, no agent of that run ever was.
+    fn has_agent_lock(&self, dir: &RunDir) -> bool {
+        let lock = self.layout.run(dir).agent_lock();
+        files::identity(&lock).map_or(true, |found| found.is_some())
+    }
+
     // ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn files(&mut self, seen: &mut Snapshot, now: &Now) -> Result<(), Error> {
@@ -301,16 +309,25 @@ impl Looker {
         };
         seen.controls = control::look(layout).map_err(io(&layout.control()))?;
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
-        seen.inbound = inbound::look(
-            &layout.inbound(),
-            settle,
-            ignore,
-            now.wall,
-            &self.memory.closed,
-        )
-        .map_err(io(&layout.inbound()))?;
+        let closed = &self.memory.closed;
+        match inbound::look(&layout.inbound(), settle, ignore, now.wall, closed) {
+            Ok(entries) => seen.inbound = entries,
+            Err(error) => {
+                let error = format!("inbound/ cannot be read: {error}");
+                seen.cannot_read(RunSubject::Inbound, error);
+            }
+        }
         let chosen = self.config.recipe_files();
-        seen.recipes = recipe::list(&layout.recipes(), &chosen)
+        if let Err(error) = std::fs::read_dir(layout.recipes())
+            && !files::is_absent(&error)
+        {
+            let trouble = format!("recipes/ cannot be read, so no queue has one: {error}");
+            seen.troubles.push(trouble);
+        }
+        seen.recipes = self
+            .memory
+            .recipes
+            .list(&layout.recipes(), &chosen)
             .into_iter()
             .collect();
         seen.troubles.extend(
@@ -323,15 +340,15 @@ impl Looker {
             .keys()
             .chain(self.config.queues.keys())
             .collect();
-        let mut programs: BTreeMap<&str, bool> = BTreeMap::new();
+        let mut programs: BTreeMap<&str, Option<String>> = BTreeMap::new();
         for queue in queues {
             let program = goose::program(&self.config, queue);
-            if !*programs
-                .entry(program)
-                .or_insert_with(|| goose::find_program(program).is_some())
-            {
-                seen.no_program
-                    .insert(queue.clone(), format!("`{program}` is not on PATH"));
+            let why = programs.entry(program).or_insert_with(|| {
+                let is_found = goose::find_program(program).is_some();
+                (!is_found).then(|| goose::why_not_found(program))
+            });
+            if let Some(why) = why {
+                seen.no_program.insert(queue.clone(), why.clone());
             }
         }
         Ok(())
@@ -358,7 +375,7 @@ impl Looker {
                     .await
                     .unwrap_or(Tinytask::Fresh { took })
             }
-            Err(error) => {
+            Err((error, hint)) => {
                 seen.tasks.clear();
                 seen.details.clear();
                 seen.coverage = Coverage::Nothing;
@@ -368,7 +385,7 @@ impl Looker {
                     .get_or_insert_with(|| now.into())
                     .clone();
                 self.memory.last_unreachable = Some(now.into());
-                Tinytask::Unreachable { since, error }
+                Tinytask::Unreachable { since, error, hint }
             }
         };
     }
@@ -378,12 +395,12 @@ impl Looker {
         &mut self,
         seen: &mut Snapshot,
         scope: Scope,
-    ) -> Result<Option<Millis>, String> {
+    ) -> Result<Option<Millis>, (String, Option<String>)> {
         let Some(tinytask) = &self.tinytask else {
-            return Err(self.server.why_none());
+            return Err((self.server.why_none(), None));
         };
         let began = clock::boot();
-        let error = |error: tinytask::Error| chain(&error);
+        let error = |error: tinytask::Error| (chain(&error), error.hint());
         let over: Vec<&Run> = seen
             .runs
             .iter()
@@ -590,7 +607,7 @@ impl Looker {
                 None => match runs::history(&self.layout, *subject) {
                     Ok(history) => history,
                     Err(error) => {
-                        seen.troubles.push(chain(&error));
+                        seen.cannot_read(*subject, chain(&error));
                         continue;
                     }
                 },
@@ -617,6 +634,12 @@ impl Looker {
                 continue;
             }
             let Some(spec) = &run.spec else { continue };
+            // Without the folder nobody knows what was taken from it.
+            if run.dir.id.subject == RunSubject::Inbound
+                && seen.unreadable.contains_key(&RunSubject::Inbound)
+            {
+                continue;
+            }
             let output = goose::read_output(&self.layout.run(&run.dir).output());
             let left: Vec<_> = spec
                 .baseline

@@ -37,14 +37,29 @@ pub(super) fn end(gated: &Gated, is_sweep: bool, signals: &SignalFd) -> End {
         }
     }
     let (outcome, usage) = collect(gated.pid);
-    let mut leftovers = Vec::new();
-    if is_sweep && !is_empty_by(by(SWEEP_TIME), gated.pid, process::Signal::KILL, signals) {
-        leftovers = living(gated.pid).iter().map(Stat::leftover).collect();
-    }
+    let leftovers = if is_sweep {
+        end_rest(by(SWEEP_TIME), gated.pid, signals)
+    } else {
+        vec![]
+    };
     End {
         outcome,
         usage,
         leftovers,
+    }
+}
+
+/// KILL for whoever is left; what it cannot end by then.
+fn end_rest(until: Millis, agent: Pid, signals: &SignalFd) -> Vec<Leftover> {
+    loop {
+        if !is_empty_by(until, agent, process::Signal::KILL, signals) {
+            return living(agent).iter().map(Stat::leftover).collect();
+        }
+        // A list of children that changes while it is read may lack one (proc_pid_children(5)); the kernel itself cannot be wrong.
+        if !has_children() || clock::boot() >= until {
+            return vec![];
+        }
+        pause(signals, LOOK);
     }
 }
 
@@ -78,6 +93,12 @@ fn living(agent: Pid) -> Vec<Stat> {
         .into_iter()
         .filter(|stat| !stat.is_dead() && stat.pid != agent.as_raw())
         .collect()
+}
+
+fn has_children() -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(nix::Error::ECHILD)
 }
 
 /// Collects dead children other than the agent.

@@ -262,12 +262,25 @@ async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
             .handle(inner(headers, is_initialize, bytes))
             .await
             .map(Body::new);
-        if answer.status() != StatusCode::OK && whole {
-            return answer;
-        }
+        let status = answer.status();
         let Ok(text) = to_bytes(answer.into_body(), usize::MAX).await else {
             return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the answer was cut off");
         };
+        // What rmcp refuses before it knows the request, it tells in plain text.
+        let text = if text.starts_with(b"{") {
+            text
+        } else {
+            let told = json!({
+                "jsonrpc": "2.0",
+                "error": {"code": -32600, "message": String::from_utf8_lossy(&text)},
+                "id": request["id"],
+            });
+            Bytes::from(told.to_string())
+        };
+        if status != StatusCode::OK && whole {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            return (status, json, text).into_response();
+        }
         events.extend_from_slice(b"event: message\ndata: ");
         events.extend_from_slice(&text);
         events.extend_from_slice(b"\n\n");
@@ -325,7 +338,11 @@ fn unknown_version(headers: &HeaderMap) -> Option<Response> {
 }
 
 fn is_rpc(message: &Value) -> bool {
+    let id = message.get("id");
+    let params = message.get("params");
     message["jsonrpc"] == "2.0"
+        && id.is_none_or(|id| id.is_string() || id.is_i64())
+        && params.is_none_or(Value::is_object)
         && (message["method"].is_string()
             || message.get("result").is_some()
             || message.get("error").is_some())

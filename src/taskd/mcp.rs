@@ -30,8 +30,7 @@ const NAME: &str = "calypso-watch-tinytask";
 pub(super) const OLDEST_VERSION: &str = "2024-10-07";
 
 static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
-    tools::TOOLS
-        .iter()
+    tools::all()
         .map(|tool| Tool::new(tool.name, tool.about, arguments::schema(tool.params)))
         .collect()
 });

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::store::{Filter, Number, Store};
-use super::tools::{agent_queue, pretty};
+use super::tools::{agent_queue, listing, pretty};
 
 pub(super) const MEDIA_TYPE: &str = "application/json";
 
@@ -50,7 +50,7 @@ pub(super) fn read(store: &Store, uri: &str) -> Result<String, String> {
             let tasks = store
                 .list(&Filter::default())
                 .map_err(|error| error.to_string())?;
-            pretty(&json!({"count": tasks.len(), "tasks": tasks}))
+            listing(&json!({"count": tasks.len()}), "tasks", &tasks)
         }
         ("tasks", ["archived"]) => {
             let all = Filter {
@@ -59,7 +59,7 @@ pub(super) fn read(store: &Store, uri: &str) -> Result<String, String> {
             };
             let mut tasks = store.list(&all).map_err(|error| error.to_string())?;
             tasks.retain(|task| task.archived_at.is_some());
-            pretty(&json!({"count": tasks.len(), "tasks": tasks}))
+            listing(&json!({"count": tasks.len()}), "tasks", &tasks)
         }
         _ => return Err(unknown()),
     };

@@ -19,6 +19,8 @@ use rusqlite::{
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::edge::clock;
+
 use super::schema;
 
 pub use super::schema::OpenError;
@@ -270,13 +272,13 @@ impl Store {
     /// nothing and is tried again here.
     fn write<T>(&self, work: impl Fn(&Transaction<'_>) -> Outcome<T>) -> Outcome<T> {
         let mut connection = self.lock();
-        let mut tries = 0;
+        let begun = clock::boot().0;
         loop {
             let done = attempt(&mut connection, &work);
+            let waited = Duration::from_millis(clock::boot().0 - begun);
             match &done {
-                Err(Trouble::Write(error)) if is_busy(error) && tries < 5 => {
-                    tries += 1;
-                    std::thread::sleep(Duration::from_millis(20 * tries));
+                Err(Trouble::Write(error)) if is_busy(error) && waited < schema::BUSY => {
+                    std::thread::sleep(Duration::from_millis(20));
                 }
                 _ => return done,
             }

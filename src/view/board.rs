@@ -264,6 +264,7 @@ fn needs_only_a_slot(hold: Option<&Hold>) -> bool {
                 | Hold::MaxRuns { .. }
                 | Hold::Provider { .. }
                 | Hold::Environment { .. }
+                | Hold::NoProgram { .. }
         )
     )
 }
@@ -292,6 +293,7 @@ fn odd(seen: &Snapshot) -> Vec<String> {
             clean(name)
         ));
     }
+    odd.extend(seen.troubles.iter().map(|trouble| clean(trouble)));
     for name in &seen.controls.odd {
         odd.push(format!(".calypso/control/{}: no such command", clean(name)));
     }
@@ -320,13 +322,7 @@ fn odd(seen: &Snapshot) -> Vec<String> {
         };
         odd.push(format!("running_tasks/{file}: {what}{whose}"));
     }
-    for run in seen
-        .runs
-        .iter()
-        .filter(|run| run.spec.is_none() && run.meaning() != Meaning::Litter)
-    {
-        odd.push(format!("run {}: its spec.json cannot be read", run.dir.id));
-    }
+    odd.extend(seen.troubles.iter().map(|trouble| clean(trouble)));
     for entry in &seen.inbound {
         if entry.state == (InboundState::Settled { endless: true }) {
             odd.push(format!(

@@ -1,23 +1,31 @@
 //! Why something waits, in words, and the command that lifts it where there is one.
 
 use crate::core::model::{Leftover, Now, RunId, RunSubject, TaskId, Timestamp};
+use crate::core::verdict::Meaning;
 use crate::core::{Hold, Snapshot, Subject};
-use crate::view::text::{ago, clean, list, plural, wait};
+use crate::view::text::{ago, clean, list, plural, unbroken, wait};
 
 /// A hold in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words {
     /// What it waits for, as a phrase without a full stop.
     pub what: String,
-    /// What a person may type.
+    /// What a person may type, or do.
     pub command: Option<String>,
 }
 
 impl Words {
-    /// Both on one line.
+    /// Both on one line, for a script.
     pub fn line(&self) -> String {
         match &self.command {
             Some(command) => format!("{} ({command})", self.what),
+            None => self.what.clone(),
+        }
+    }
+    /// Both on one line, for a screen: it is not broken within the command.
+    pub fn text(&self) -> String {
+        match &self.command {
+            Some(command) => format!("{} ({})", self.what, unbroken(command)),
             None => self.what.clone(),
         }
     }
@@ -36,6 +44,18 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
         Subject::Inbound(_) => "inbound".into(),
         Subject::Everything | Subject::Queue(_) | Subject::Provider(_) => String::new(),
     };
+    words_about(seen, subject, &about, hold, now)
+}
+
+/// As [`words`], for any of several tasks that wait for the same: `TASK` stands for its number.
+pub fn shared_words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Words {
+    match subject {
+        Subject::Task(_) => words_about(seen, subject, "TASK", hold, now),
+        _ => words(seen, subject, hold, now),
+    }
+}
+
+fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now: &Now) -> Words {
     let queue = match subject {
         Subject::Queue(queue) => Some(queue.clone()),
         Subject::Task(id) => seen.tasks.get(id).and_then(|t| t.queue()),
@@ -46,13 +66,13 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
     let says = |verb: &str| Some(format!("calypso-watch {verb} {about}"));
 
     let (what, command) = match hold {
-        Hold::TinytaskUnreachable { since, error } => (
+        Hold::TinytaskUnreachable { since, error, hint } => (
             format!(
                 "tinytask is unreachable since {}: {}; nothing is started until it is back",
                 ago(since.age(now)),
                 clean(error)
             ),
-            None,
+            hint.clone(),
         ),
         Hold::TinytaskSuspicious { vanished, of } => (
             format!(
@@ -70,7 +90,7 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
             Some(format!("calypso-watch resume {queue_name}")),
         ),
         Hold::NoRecipe => (
-            format!("no recipes/{queue_name}.yaml: it waits for people"),
+            format!("it is a person's queue (no recipes/{queue_name}.yaml)"),
             None,
         ),
         Hold::NoProgram { why } => (
@@ -192,6 +212,10 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
         Hold::HeldByFile => ("held by a person".into(), says("retry")),
         Hold::StopAsked => ("a stop was asked for and is being carried out".into(), None),
         Hold::RunNotOver { run } => (format!("run {run} touched it and is not over"), None),
+        Hold::StillAlive { run, .. } if is_signalled(seen, *run) => (
+            format!("the pid file of run {run} was removed, but its agent lives"),
+            Some(format!("calypso-watch stop {}", run.subject)),
+        ),
         Hold::StillAlive { run, leftovers } => (
             format!("run {run} is over, but {}", still_alive(leftovers)),
             Some(format!("calypso-watch release {}", run.subject)),
@@ -202,6 +226,9 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
             ),
             None,
         ),
+        Hold::UnreadableRecords { error } => {
+            (format!("nothing is started: {}", clean(error)), None)
+        }
         Hold::VerdictWaits { run } => (
             format!("run {run} is over; what became of it is asked of tinytask first"),
             None,
@@ -236,15 +263,17 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
         ),
         Hold::OddPidFile { what } => (
             format!("odd pid file: {}", clean(what)),
-            Some(format!("rm running_tasks/{}", pid_file(subject))),
+            Some(format!("rm running_tasks/{}", pid_file(subject, about))),
         ),
         Hold::WorkingElsewhere => (
             "`working` in tinytask, but by no run from here".into(),
             says("putback"),
         ),
-        Hold::NotAsked => ("not asked about in this look".into(), None),
         Hold::Settling { until } => (
-            format!("still being written, or so it looks for {}", in_time(until)),
+            format!(
+                "may still be written to; taken in {} if it stays quiet",
+                in_time(until)
+            ),
             None,
         ),
         Hold::OddFile { what } => (format!("no request: {}", clean(what)), None),
@@ -279,9 +308,16 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
     Words { what, command }
 }
 
-fn pid_file(subject: &Subject) -> String {
+/// Was its pid file removed while its agent lives?
+fn is_signalled(seen: &Snapshot, run: RunId) -> bool {
+    seen.runs
+        .iter()
+        .any(|other| other.dir.id == run && other.meaning() == Meaning::SignalledAlive)
+}
+
+fn pid_file(subject: &Subject, about: &str) -> String {
     match subject {
-        Subject::Task(id) => format!("task_{id}.pid"),
+        Subject::Task(_) => format!("task_{about}.pid"),
         _ => "inbound.pid".into(),
     }
 }

@@ -32,7 +32,7 @@ pub fn leaving(going_on: &[GoingOn]) -> String {
     );
     let said = beside_parts(&head, &parts, ", ");
     format!(
-        "{said}    calypso-watch run    watches {them} again        calypso-watch stop --all    ends {them}\n"
+        "{said}    calypso-watch run           watches {them} again\n    calypso-watch stop --all    ends {them}\n"
     )
 }
 
@@ -50,7 +50,7 @@ fn name(agent: &GoingOn) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::sample::{id, queue};
+    use crate::view::sample::{assert_fits, id, queue};
 
     fn agent(task: i64, name: &str, pid: i32) -> GoingOn {
         GoingOn {
@@ -77,6 +77,7 @@ mod tests {
             ]),
             leaving(&(1..30).map(|n| agent(n, "coder", 4000)).collect::<Vec<_>>()),
         ];
+        said.iter().for_each(|said| assert_fits(said));
         insta::assert_snapshot!(said.join("--\n"));
     }
 }

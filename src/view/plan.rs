@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::core::layout::subject_dir;
 use crate::core::model::{Now, RunSubject, Timestamp};
-use crate::core::{Action, Decision, Launch, Snapshot, Subject};
-use crate::view::hold::words;
+use crate::core::{Action, Decision, Launch, Mark, Snapshot, Subject};
+use crate::view::board::verdict_words;
+use crate::view::hold::{shared_words, words};
 use crate::view::status_json::HoldJson;
-use crate::view::text::{WIDTH, beside, clean, cut, shell_word, width};
+use crate::view::text::{WIDTH, beside, clean, cut, list, shell_word, width};
 
 /// All that `plan` tells.
 pub struct PlanInput<'a> {
@@ -91,20 +93,20 @@ fn deed(action: &Action) -> Option<String> {
             format!("remove the pid file of run {}, which is over", run.id)
         }
         Action::ClearStranger { subject, .. } => {
-            let file = crate::core::layout::subject_dir(*subject);
+            let file = subject_dir(*subject);
             format!("remove running_tasks/{file}.pid: its process is gone, or was released")
         }
         Action::RecordVerdict { run, verdict } => {
             format!(
                 "record what became of run {}: {}",
                 run.id,
-                crate::view::board::verdict_words(verdict)
+                verdict_words(verdict)
             )
         }
         Action::RecordMark { subject, mark } => {
             let verb = match mark {
-                crate::core::Mark::Retry { .. } => "retry",
-                crate::core::Mark::Release { .. } => "release",
+                Mark::Retry { .. } => "retry",
+                Mark::Release { .. } => "release",
             };
             format!("take down the `{verb}` of {subject}")
         }
@@ -121,7 +123,7 @@ fn deed(action: &Action) -> Option<String> {
 /// Who waits, and for what; those who wait for the same in one line.
 fn waits(input: &PlanInput) -> Vec<(String, String)> {
     const MOST: usize = 6;
-    let mut groups: Vec<(Vec<String>, String)> = Vec::new();
+    let mut groups: Vec<(Vec<String>, String, String)> = Vec::new();
     for (subject, hold) in &input.decision.holds {
         let who = match subject {
             Subject::Everything => "everything".into(),
@@ -134,15 +136,20 @@ fn waits(input: &PlanInput) -> Vec<(String, String)> {
                 None => format!("#{id}"),
             },
         };
-        let said = words(input.seen, subject, hold, input.now).line();
-        match groups.iter_mut().find(|(_, other)| *other == said) {
-            Some((names, _)) => names.push(who),
-            None => groups.push((vec![who], said)),
+        let shared = shared_words(input.seen, subject, hold, input.now).text();
+        match groups.iter_mut().find(|(_, _, other)| *other == shared) {
+            Some((names, said, shared)) => {
+                names.push(who);
+                said.clone_from(shared);
+            }
+            None => {
+                let said = words(input.seen, subject, hold, input.now).text();
+                groups.push((vec![who], said, shared));
+            }
         }
     }
-    groups
-        .into_iter()
-        .map(|(names, said)| (crate::view::text::list(&names, MOST), said))
+    (groups.into_iter())
+        .map(|(names, said, _)| (list(&names, MOST), said))
         .collect()
 }
 

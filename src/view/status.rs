@@ -1,16 +1,15 @@
 //! `status`: one screen of what runs, what waits and why. A quiet system prints little.
 
 use crate::core::model::{Millis, Moment, Now, RunSubject, Timestamp};
-use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Hold, Policy, Snapshot, Subject, Tinytask};
 use crate::view::board::{
     Board, Kind, LiveRun, Row, Waiting, meaning_word, verdict_subject, verdict_words,
 };
-use crate::view::hold::words;
+use crate::view::hold::{shared_words, words};
 use crate::view::text::{
     WIDTH, ago, beside, beside_parts, clean, count, cut, cut_front, dollars, duration, left, list,
-    memory, plural, right, wait, width, wrap, wrap_parts,
+    memory, plural, right, unbroken, wait, width, wrap, wrap_parts,
 };
 
 /// All that `status` tells.
@@ -26,7 +25,7 @@ pub struct StatusInput<'a> {
     pub today: Today,
     /// Sentences a person should read: settings that were ignored, folders others may write to.
     pub warnings: Vec<String>,
-    /// An absolute time in words: [`status_json`](super::status_json) should be given one that writes UTC.
+    /// An absolute time in words: [`status_json`](super::status_json()) should be given one that writes UTC.
     pub time: &'a dyn Fn(Timestamp) -> String,
 }
 
@@ -100,32 +99,6 @@ impl Percentiles {
     }
 }
 
-impl Today {
-    /// Of the verdicts made since `midnight`, and of how long the starts took.
-    pub fn of<'a>(
-        records: impl IntoIterator<Item = &'a VerdictRecord>,
-        midnight: Timestamp,
-        starts: Vec<Millis>,
-    ) -> Self {
-        let mut today = Self {
-            start: Percentiles::of(starts),
-            ..Self::default()
-        };
-        for record in records.into_iter().filter(|r| r.judged.wall >= midnight) {
-            let became =
-                |of: fn(&Verdict) -> bool| u32::from(record.tasks.iter().any(|t| of(&t.verdict)));
-            today.runs += 1;
-            today.handed_on += became(|v| matches!(v, Verdict::HandedOff { .. }));
-            today.done += became(|v| matches!(v, Verdict::Done));
-            today.failed += u32::from(record.failure.is_some());
-            if let Some(cost) = record.cost {
-                today.cost = Some(today.cost.unwrap_or(0.0) + cost);
-            }
-        }
-        today
-    }
-}
-
 /// Columns of the words that begin the lines below the table.
 const LABEL: usize = 10;
 /// Lines of one section before the rest is only counted.
@@ -144,7 +117,7 @@ pub fn status(input: &StatusInput) -> String {
             hold,
             input.now,
         )
-        .line();
+        .text();
         out += &beside(&label("provider"), &format!("{}: {said}", clean(queue)));
     }
     lists(&board, &mut out);
@@ -219,7 +192,7 @@ fn tinytask(input: &StatusInput) -> String {
     let trouble = match &input.seen.tinytask {
         Tinytask::Fresh { took } => Err(format!("{name} ok {} ms", took.0)),
         Tinytask::NotAsked => Err(format!("{name} not asked")),
-        Tinytask::Unreachable { since, error } => Ok(format!(
+        Tinytask::Unreachable { since, error, .. } => Ok(format!(
             "UNREACHABLE {}: {}; nothing is started until it is back",
             ago(since.age(input.now)),
             clean(error)
@@ -231,12 +204,23 @@ fn tinytask(input: &StatusInput) -> String {
             };
             Ok(format!(
                 "SUSPICIOUS: {}",
-                words(input.seen, &Subject::Everything, &hold, input.now).line()
+                words(input.seen, &Subject::Everything, &hold, input.now).text()
             ))
         }
     };
     let mut out = match trouble {
-        Ok(trouble) => beside("tinytask ", &trouble) + &beside("         ", &endpoint),
+        Ok(trouble) => {
+            let hint = match &input.seen.tinytask {
+                Tinytask::Unreachable { hint, .. } => hint.as_deref(),
+                _ => None,
+            };
+            let more = [hint.map(clean), Some(endpoint)].into_iter().flatten();
+            let lines = more.filter(|line| !line.is_empty());
+            beside("tinytask ", &trouble)
+                + &lines
+                    .map(|line| beside("         ", &line))
+                    .collect::<String>()
+        }
         Err(health) if endpoint.is_empty() => beside("tinytask ", &health),
         Err(health) => beside_parts("tinytask ", &[health, endpoint], " · "),
     };
@@ -281,8 +265,12 @@ fn table(input: &StatusInput, board: &Board, out: &mut String) {
         queue,
         rest: WIDTH - queue - WAITING - 3,
     };
+    let recipes = right(
+        "each by recipes/QUEUE.yaml, unless said",
+        columns.rest - "RUNNING".len(),
+    );
     *out += &format!(
-        "\n{} {}  RUNNING\n",
+        "\n{} {}  RUNNING{recipes}\n",
         left("QUEUE", queue),
         right("WAITING", WAITING)
     );
@@ -335,8 +323,12 @@ fn row_lines(input: &StatusInput, row: &Row, columns: &Columns) -> Vec<String> {
     {
         note(&format!("by recipes/{}", clean(&recipe.file)));
     }
+    if row.has_command {
+        note("by a command of its own");
+    }
     if row.is_paused {
-        note(&format!("paused (calypso-watch resume {})", row.queue));
+        let command = unbroken(&format!("calypso-watch resume {}", row.queue));
+        note(&format!("paused ({command})"));
     }
     for hold in &row.holds {
         note(
@@ -346,13 +338,13 @@ fn row_lines(input: &StatusInput, row: &Row, columns: &Columns) -> Vec<String> {
                 hold,
                 input.now,
             )
-            .line(),
+            .text(),
         );
     }
     let told = |hold: Option<&Hold>| match hold {
         Some(Hold::QueuePaused) => row.is_paused,
         Some(Hold::BrokenRecipe { .. }) => matches!(row.recipe, Some(Err(_))),
-        Some(Hold::Environment { .. }) => !row.holds.is_empty(),
+        Some(Hold::Environment { .. } | Hold::NoProgram { .. }) => !row.holds.is_empty(),
         None => true,
         Some(_) => false,
     };
@@ -391,7 +383,7 @@ fn row_lines(input: &StatusInput, row: &Row, columns: &Columns) -> Vec<String> {
     lines
 }
 
-/// Tasks with the same words together, in order of the first of each.
+/// Tasks that wait for the same together, in order of the first of each.
 fn groups<'r, 'a: 'r>(
     input: &StatusInput,
     tasks: impl Iterator<Item = &'r Waiting<'a>>,
@@ -402,13 +394,22 @@ fn groups<'r, 'a: 'r>(
             (Kind::Starts, _) if input.daemon.is_alive() => "starts now".into(),
             (Kind::Starts, _) => "would start now".into(),
             (_, Some(hold)) => {
-                words(input.seen, &Subject::Task(waiting.task.id), hold, input.now).line()
+                let subject = Subject::Task(waiting.task.id);
+                shared_words(input.seen, &subject, hold, input.now).text()
             }
             (_, None) => "nothing of its own stands in its way".into(),
         };
         match groups.iter_mut().find(|(_, other)| *other == said) {
             Some((tasks, _)) => tasks.push(waiting),
             None => groups.push((vec![waiting], said)),
+        }
+    }
+    for (tasks, said) in &mut groups {
+        if let [one] = tasks.as_slice()
+            && let (Kind::Waits | Kind::Elsewhere, Some(hold)) = (one.kind, one.hold)
+        {
+            let subject = Subject::Task(one.task.id);
+            *said = words(input.seen, &subject, hold, input.now).text();
         }
     }
     groups
@@ -479,16 +480,14 @@ fn run_lines(input: &StatusInput, live: &LiveRun, columns: &Columns) -> Vec<Stri
             format!("limit in {}", wait(left))
         });
     }
-    match live.meaning {
-        Meaning::Orphan => parts.push("its shim is gone; watched from here".into()),
-        Meaning::SignalledAlive => parts.push("its pid file was removed".into()),
-        _ => {}
+    if live.meaning == Meaning::Orphan {
+        parts.push("its shim is gone; watched from here".into());
     }
     if !parts.is_empty() {
         lines.extend(wrap_parts(&parts, " · ", columns.rest));
     }
     for hold in &live.holds {
-        let said = words(input.seen, &Subject::Run(run.dir.id), hold, now).line();
+        let said = words(input.seen, &Subject::Run(run.dir.id), hold, now).text();
         lines.extend(wrap(&said, columns.rest));
     }
     lines
@@ -524,7 +523,7 @@ fn lists(board: &Board, out: &mut String) {
     if board.rows.is_empty() {
         *out += &beside(
             &label("queues"),
-            "none yet: a file recipes/NAME.yaml makes one (calypso-watch init)",
+            "none yet: a file recipes/NAME.yaml makes one; calypso-watch init makes five",
         );
     }
     let people: Vec<String> = board
@@ -549,7 +548,10 @@ fn lists(board: &Board, out: &mut String) {
         let names = list(&names, 8);
         *out += &beside(
             &label("nobody's"),
-            &format!("{tasks} assigned to no agent: {names} (calypso-watch task move TASK QUEUE)"),
+            &format!(
+                "{tasks} assigned to no agent: {names} ({})",
+                unbroken("calypso-watch task move TASK QUEUE")
+            ),
         );
     }
 }
@@ -563,18 +565,18 @@ fn stuck(input: &StatusInput, board: &Board, out: &mut String) {
     });
     let mut texts = Vec::new();
     for (row, task, hold) in stuck {
-        let said = words(input.seen, &Subject::Task(task.id), hold, input.now).line();
-        let log = match hold {
-            Hold::Parked { .. } | Hold::TooManyRuns { .. } => {
-                format!("; calypso-watch logs {}", task.id)
-            }
-            _ => String::new(),
-        };
+        let mut said = words(input.seen, &Subject::Task(task.id), hold, input.now);
+        if let (Hold::Parked { .. } | Hold::TooManyRuns { .. }, Some(command)) =
+            (hold, &said.command)
+        {
+            said.command = Some(format!("calypso-watch logs {}; {command}", task.id));
+        }
+        let title = cut(&clean(&task.title), 28);
         texts.push(format!(
-            "#{} {} {} · {said}{log}",
+            "#{} {} {title} · {}",
             task.id,
             row.queue,
-            cut(&clean(&task.title), 28)
+            said.text()
         ));
     }
     section("parked", texts, out);
@@ -594,7 +596,7 @@ fn inbound(input: &StatusInput, board: &Board, out: &mut String) {
                 hold,
                 input.now,
             )
-            .line(),
+            .text(),
             None if is_dispatched(input, entry) => "its dispatcher is at it".into(),
             None if !board.everything.is_empty() => "waits as all does".into(),
             None if input.daemon.is_alive() => "the dispatcher starts now".into(),
@@ -626,7 +628,7 @@ fn is_dispatched(input: &StatusInput, entry: &crate::core::InboundEntry) -> bool
 }
 
 fn last(input: &StatusInput, out: &mut String) {
-    const WHAT: usize = 31;
+    const WHAT: usize = 37;
     for (n, record) in input.seen.recent.iter().rev().take(4).enumerate() {
         let what = format!(
             "{} {} {}",
@@ -640,15 +642,15 @@ fn last(input: &StatusInput, out: &mut String) {
         };
         let tokens = record
             .tokens
-            .map(|n| format!("{} tokens", count(n)))
+            .map(|n| format!("{} tok", count(n)))
             .unwrap_or_default();
         let line = format!(
             "{}{} {} {} {} {}",
             label(if n == 0 { "last" } else { "" }),
             left(&what, WHAT),
-            right(&format!("{} ago", ago(record.judged.age(input.now))), 8),
-            right(&took, 8),
-            right(&tokens, 11),
+            right(&format!("{} ago", ago(record.judged.age(input.now))), 7),
+            right(&took, 7),
+            right(&tokens, 8),
             right(&record.cost.map(dollars).unwrap_or_default(), 7),
         );
         *out += line.trim_end();

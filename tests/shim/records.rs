@@ -66,7 +66,7 @@ fn finishing_twice_adds_nothing_twice() {
     let first = judge(&run, 10, &[7, 8]);
     assert_eq!(
         runs::list_live(&world.layout).expect("a list").0,
-        [run.dir.clone()]
+        std::slice::from_ref(&run.dir)
     );
     for _ in 0..3 {
         runs::finish(&world.layout, &run.dir, &first).expect("finished");
@@ -74,12 +74,16 @@ fn finishing_twice_adds_nothing_twice() {
     assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
     assert_eq!(
         runs::recent(&world.layout, 10).expect("recent"),
-        [first.clone()]
+        std::slice::from_ref(&first)
     );
     for task in [7, 8] {
         let subject = RunSubject::Task(TaskId::try_from(task).expect("a task"));
         let history = runs::history(&world.layout, subject).expect("a history");
-        assert_eq!(history.verdicts, [first.clone()], "task {task}");
+        assert_eq!(
+            history.verdicts,
+            std::slice::from_ref(&first),
+            "task {task}"
+        );
         assert_eq!(history.last_run, u32::from(task == 7));
     }
     assert_eq!(runs::subjects(&world.layout).expect("subjects").len(), 2);
@@ -335,4 +339,15 @@ fn records_of_format_1_load_for_ever() {
         .expect("read")
         .expect("marks");
     assert_eq!(marks.retried_after, 2);
+}
+
+#[test]
+fn a_spec_torn_by_a_power_cut_holds_nothing_for_ever() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    drop(run.prepare());
+    std::fs::write(run.paths().spec(), "{\"format\": 1, \"tok").expect("torn");
+    assert!(runs::clear_litter(&world.layout, &run.dir).expect("a look"));
+    assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
+    assert!(run.paths().spec().exists(), "it stays to be looked at");
 }

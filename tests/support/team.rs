@@ -57,7 +57,7 @@ pub(crate) fn goose() -> Option<PathBuf> {
 /// A base path with the starter recipes, which know where tinytask is.
 pub(crate) struct Team {
     /// Removed with everything in it at the end.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub(crate) base: PathBuf,
     pub(crate) goose: PathBuf,
     env: Vec<(String, String)>,
@@ -83,7 +83,7 @@ impl Team {
         }
         let env = model.env(&root.join("goose").display().to_string());
         Self {
-            _folder: folder,
+            folder,
             base,
             goose,
             env,
@@ -91,14 +91,45 @@ impl Team {
         }
     }
 
+    /// From now on agents look for their model where nobody listens: port 9 of loopback is reserved for a service that nobody runs.
+    pub(crate) fn forget_the_model(&mut self) {
+        self.env.retain(|(name, _)| name != "OPENAI_HOST");
+        let nowhere = "http://127.0.0.1:9".to_owned();
+        self.env.push(("OPENAI_HOST".into(), nowhere));
+    }
+
     /// A goose with an environment of its own, so that the settings of whoever runs the tests change nothing.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.goose);
+        let mut command = self.dressed(&self.goose);
+        command.env("GOOSE_MODE", "auto");
+        command
+    }
+
+    /// `calypso-watch` for this base path, in the same environment; `goose` on its PATH is the one of the tests.
+    pub(crate) fn calypso(&self, args: &[&str]) -> Command {
+        let mut command = self.dressed(Path::new(env!("CARGO_BIN_EXE_calypso-watch")));
+        let bin = self.folder.path().join("bin");
+        if !bin.exists() {
+            std::fs::create_dir(&bin).expect("a new folder");
+            let goose = self.goose.canonicalize().expect("it is there");
+            std::os::unix::fs::symlink(goose, bin.join("goose")).expect("a new link");
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(bin).chain(std::env::split_paths(&path));
+        command
+            .env("PATH", std::env::join_paths(paths).expect("no colons"))
+            .arg("--base-path")
+            .arg(&self.base)
+            .args(args);
+        command
+    }
+
+    fn dressed(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.base)
-            .env("GOOSE_MODE", "auto")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.base)
             .stdin(Stdio::null());
@@ -194,12 +225,21 @@ impl Ran {
 /// Waits for a level, with a limit that only a broken program reaches.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    eventually_some(what, || is_so().then_some(()));
+}
+
+/// As [`eventually`], for a level that carries something.
+#[track_caller]
+pub(crate) fn eventually_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = std::time::Instant::now();
-    while !is_so() {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
         assert!(
-            begun.elapsed() < std::time::Duration::from_secs(30),
+            begun.elapsed() < std::time::Duration::from_secs(90),
             "never came: {what}"
         );
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -18,8 +18,13 @@ pub(crate) struct Tinytask {
 impl Tinytask {
     /// Serves a database in this folder.
     pub(crate) fn serve(folder: &Path) -> Self {
+        Self::serve_at(folder, "127.0.0.1:0")
+    }
+
+    /// As [`Tinytask::serve`], on this address.
+    pub(crate) fn serve_at(folder: &Path, address: &str) -> Self {
         let mut server = Command::new(env!("CARGO_BIN_EXE_calypso-watch"))
-            .args(["tinytask", "serve", "--listen", "127.0.0.1:0", "--db"])
+            .args(["tinytask", "serve", "--listen", address, "--db"])
             .arg(folder.join("tinytask.db"))
             .current_dir(folder)
             .stdin(Stdio::null())

@@ -432,3 +432,83 @@ fn the_newest_protocol_needs_no_initialize_either() {
         "{queues}"
     );
 }
+
+#[test]
+fn what_is_no_request_is_told_in_the_protocols_own_form() {
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    let server = Server::on(&db);
+    let ask = |body: &str| server.exchange("POST", "/mcp", &MCP_HEADERS, body);
+    for body in [
+        r#"{"jsonrpc":"2.0","id":{"a":1},"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[1]}"#,
+        r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
+        "[]",
+        "7",
+    ] {
+        let reply = ask(body);
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (400, &json!(-32700)),
+            "{body}"
+        );
+    }
+    for params in ["", r#","params":{"name":"list_queues","arguments":"x"}"#] {
+        let reply = ask(&format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call"{params}}}"#
+        ));
+        assert_eq!(reply.events()[0]["error"]["code"], -32602, "{params}");
+    }
+}
+
+/// What goose and the watcher use: rmcp's own client, in each of its ways to begin.
+#[test]
+fn rmcp_clients_are_served() {
+    use rmcp::ServiceExt as _;
+    use rmcp::model::{CallToolRequestParams, ProtocolVersion};
+    use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _};
+    use rmcp::transport::{StreamableHttpClientTransport, TokioChildProcess};
+
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    let server = Server::on(&db);
+    let url = format!("http://{}/mcp", server.address);
+    let http = || StreamableHttpClientTransport::from_uri(url.as_str());
+    let child = || {
+        let command = serve(&["--stdio", "--db", db.to_str().expect("UTF-8")]);
+        TokioChildProcess::new(tokio::process::Command::from(command)).expect("it starts")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let auto = || ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::LATEST],
+            legacy_version: None,
+        };
+        let clients = [
+            ().serve(http()).await.expect("plain over HTTP"),
+            ().serve_with_lifecycle(http(), auto())
+                .await
+                .expect("auto over HTTP"),
+            ().serve(child()).await.expect("plain over stdio"),
+            ().serve_with_lifecycle(child(), auto())
+                .await
+                .expect("auto over stdio"),
+        ];
+        for client in clients {
+            let tools = client.list_all_tools().await.expect("tools");
+            assert_eq!(tools.len(), 30);
+            let call = CallToolRequestParams::new("list_queues");
+            let answer = client.call_tool(call).await.expect("an answer");
+            assert_eq!(answer.is_error, None);
+            client.cancel().await.expect("it ends");
+        }
+    });
+}

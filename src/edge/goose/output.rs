@@ -2,6 +2,7 @@
 //!
 //! A text counts only where goose itself says it, not where an agent's shell printed it or its model repeats it:
 //! - in a stream of JSON, what tools print is inside `toolResponse` parts and is not looked at;
+//! - a `systemNotification` part is goose's alone; what it says counts unless work went on afterwards;
 //! - goose puts a failure into a message of its own, in one piece, as the last one; a model's words come in fragments of a
 //!   few letters, so a fragment that *begins* with the whole text is goose's;
 //! - a line that is not JSON comes from standard error, of goose or of a server it started. `Error:` there is goose's last
@@ -35,7 +36,7 @@ pub struct Output {
     pub cost: Option<f64>,
     /// A known failure text. The work may have been done all the same: only tinytask knows.
     pub sign: Option<Failure>,
-    /// The last words end in a question.
+    /// The last words hold a question.
     pub asked: bool,
     /// The agent's last words, of one message.
     pub last_text: Option<String>,
@@ -92,6 +93,8 @@ struct Reading {
     /// Of the last message by the agent: its id and its text in fragments.
     last_id: Option<String>,
     fragments: Vec<String>,
+    /// A failure that goose told beside the conversation.
+    notice: Option<Failure>,
     /// The `error` line.
     error: Option<String>,
     extension: Option<Failure>,
@@ -152,7 +155,14 @@ impl Reading {
                         .extend(part["text"].as_str().map(str::to_owned));
                 }
                 // Work went on after those words, so they were not the last ones.
-                Some("toolRequest" | "toolResponse") => self.fragments.clear(),
+                Some("toolRequest" | "toolResponse") => {
+                    self.fragments.clear();
+                    self.notice = None;
+                }
+                Some("systemNotification") => {
+                    let told = part["msg"].as_str().and_then(classify);
+                    self.notice = told.or(self.notice.take());
+                }
                 Some("error") => {
                     self.error = part["error"]
                         .as_str()
@@ -193,6 +203,7 @@ impl Reading {
             self.error
                 .as_deref()
                 .map(|error| classify(error).unwrap_or_else(|| unknown(error)))
+                .or(self.notice)
                 .or_else(|| self.fragments.iter().rev().find_map(|f| classify(f)))
                 .or(of_stderr)
         } else {
@@ -213,12 +224,35 @@ impl Reading {
         } else {
             self.plain.pop().unwrap_or_default()
         };
-        self.output.asked = last
-            .trim_end_matches(|c: char| c.is_whitespace() || "*_`\"')]}".contains(c))
-            .ends_with(['?', '？', '؟']);
+        self.output.asked = asks(&last);
         self.output.last_text = (!last.is_empty()).then(|| clean(&last));
         self.output
     }
+}
+
+/// Do these last words hold a question? It need not be the very end: "Which one? Please let me know." It only gives a name to a
+/// run that failed, so a question too many does no harm.
+fn asks(words: &str) -> bool {
+    const LAST: usize = 400;
+    let from = words
+        .char_indices()
+        .rev()
+        .nth(LAST - 1)
+        .map_or(0, |(at, _)| at);
+    let mut rest = &words[from..];
+    // Chinese and Japanese put no space between sentences.
+    if rest.contains('？') {
+        return true;
+    }
+    while let Some(at) = rest.find(['?', '؟']) {
+        rest = rest[at..].trim_start_matches(['?', '؟', '!']);
+        let after = rest.trim_start_matches(|c| "*_`\"')]}”’»".contains(c));
+        // Not the one of a URL or a pattern.
+        if after.is_empty() || after.starts_with(char::is_whitespace) {
+            return true;
+        }
+    }
+    false
 }
 
 /// A line of standard error that begins as goose's last word does.

@@ -624,11 +624,44 @@ fn an_extension_that_did_not_start_explains_an_agent_that_gave_up() {
 }
 
 #[test]
-fn a_question_at_the_end_is_known() {
+fn what_goose_tells_beside_the_conversation_counts() {
+    let tells = |text: &str| {
+        let part =
+            json!({"type": "systemNotification", "notificationType": "inlineMessage", "msg": text});
+        message("assistant", "n", &part)
+    };
+    let compacting = tells("Context limit reached. Compacting to continue conversation...");
+    let full = tells("Unable to continue: Context limit still exceeded after compaction.");
+    let sign = |lines: &[&str]| output(lines).sign.map(|sign| sign.reason);
+    let expected = Some("its context is full".to_owned());
+    assert_eq!(sign(&[&compacting, &full, COMPLETE]), expected);
+    assert_eq!(sign(&[&compacting, &says("a", "Done."), COMPLETE]), None);
+    let went_on = [
+        &full,
+        &calls("ls"),
+        &prints("x"),
+        &says("a", "Done."),
+        COMPLETE,
+    ];
+    assert_eq!(sign(&went_on.map(|line: &str| line)), None);
+}
+
+#[test]
+fn a_question_in_the_last_words_is_known() {
     for (text, asked) in [
         ("Which database should I use?", true),
         ("**Shall I go on?**\n", true),
-        ("Is this right? I think so.", false),
+        ("PostgreSQL or SQLite? Please let me know.", true),
+        ("Which one (if any?)?!\n\n1. A\n2. B", true),
+        ("用哪个数据库？请告诉我。", true),
+        (
+            "I fetched https://example.org/?q=1 and matched `a?b`.",
+            false,
+        ),
+        (
+            &format!("Why? {}", "Then I wrote it all down. ".repeat(20)),
+            false,
+        ),
         ("Done.", false),
     ] {
         assert_eq!(output(&[&says("a", text), COMPLETE]).asked, asked, "{text}");

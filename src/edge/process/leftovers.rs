@@ -22,8 +22,8 @@ const ENVIRONMENT_LIMIT: u64 = 8 << 20;
 #[derive(Debug, Clone, Copy)]
 pub struct DeadShim<'a> {
     pub dir: &'a RunDir,
-    /// The spec's token.
-    pub token: &'a str,
+    /// The spec's token, where the spec can be read.
+    pub token: Option<&'a str>,
     /// Its state, where that has this token.
     pub state: Option<&'a StateRecord>,
     /// Processes that were certainly its at an earlier look.
@@ -185,6 +185,10 @@ impl Seen {
         let mut alive = Alive::default();
         for process in &self.processes {
             let id = process.stat.id();
+            // Asked about a shim that is alive but stopped, say: it is no leftover.
+            if shim == Some(&id) {
+                continue;
+            }
             let is_member = is_in_session(&process.stat) && !is_refuted;
             if question.agent.as_ref() == Some(&id) {
                 alive.agent = Some(id);
@@ -213,7 +217,10 @@ fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examine
         is_certain: questions
             .iter()
             .map(|question| {
-                tokens.contains(&question.run.token)
+                question
+                    .run
+                    .token
+                    .is_some_and(|token| tokens.contains(&token))
                     || question.lock.is_some_and(|lock| locks.contains(&lock))
             })
             .collect(),

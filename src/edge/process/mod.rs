@@ -234,6 +234,10 @@ pub fn stranger(pid: Result<i32, String>, modified: Timestamp, uid: u32) -> Stra
         Ok(pid) => pid,
         Err(what) => return StrangerKind::Odd(what),
     };
+    // It lives for ever, so a task would wait for ever; and nobody's agent is init.
+    if pid == 1 {
+        return StrangerKind::Odd("process 1 is no agent".into());
+    }
     let found = match stat(pid) {
         Ok(Some(found)) if !found.is_dead() => found,
         Ok(_) if !exists(pid) => return StrangerKind::Dead { pid },

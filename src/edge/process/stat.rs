@@ -185,3 +185,83 @@ pub fn descendants(root: &ProcessId) -> Vec<Stat> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(comm: &[u8]) -> Vec<u8> {
+        let mut line = b"4711 (".to_vec();
+        line.extend(comm);
+        line.extend(
+            b") S 1 4700 4699 0 -1 4194560 100 0 0 0 7 5 2 1 20 0 1 0 123456 9000000 250 18446744073709551615 1 1 0\n",
+        );
+        line
+    }
+
+    #[test]
+    fn the_fields_are_those_of_proc_pid_stat() {
+        let stat = parse_stat(&line(b"goose")).expect("a stat line");
+        assert_eq!(stat.comm, "goose");
+        assert_eq!(
+            (stat.pid, stat.state, stat.ppid, stat.pgrp, stat.session),
+            (4711, b'S', 1, 4700, 4699)
+        );
+        assert_eq!((stat.ticks, stat.start, stat.rss_pages), (15, 123_456, 250));
+    }
+
+    #[test]
+    fn a_name_cannot_pose_as_fields() {
+        for comm in [
+            "a) R 1 (",
+            ") Z 1 1 1",
+            "((((",
+            "))))",
+            "",
+            "a\nb",
+            "4711 (x) S",
+        ] {
+            let stat = parse_stat(&line(comm.as_bytes())).expect("a stat line");
+            assert_eq!(
+                (stat.state, stat.ppid, stat.start),
+                (b'S', 1, 123_456),
+                "{comm}"
+            );
+        }
+        let odd = parse_stat(&line(b"\xff\x1b[31m")).expect("a stat line");
+        assert_eq!(odd.comm, "\u{fffd}?[31m");
+    }
+
+    #[test]
+    fn our_own_line_agrees_with_the_kernel() {
+        let pid = std::process::id().cast_signed();
+        let own = stat(pid).expect("a look").expect("this process");
+        assert_eq!(own.pid, pid);
+        assert_eq!(own.ppid, std::os::unix::process::parent_id().cast_signed());
+        assert!(own.rss_kb() > 0 && !own.is_dead());
+        assert!(own.started() <= crate::edge::clock::boot());
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_leaves_the_fields_alone(comm in proptest::collection::vec(any::<u8>(), 0..16)) {
+            let stat = parse_stat(&line(&comm)).expect("a stat line");
+            prop_assert_eq!((stat.pid, stat.state, stat.start), (4711, b'S', 123_456));
+            prop_assert!(!stat.comm.chars().any(char::is_control));
+        }
+
+        #[test]
+        fn no_line_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            parse_stat(&bytes);
+        }
+
+        #[test]
+        fn no_cut_line_makes_it_panic(cut in 0..130_usize) {
+            let mut bytes = line(b"goose");
+            bytes.truncate(cut);
+            parse_stat(&bytes);
+        }
+    }
+}

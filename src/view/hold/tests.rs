@@ -37,6 +37,7 @@ fn each() -> Vec<(Subject, Hold)> {
             Hold::TinytaskUnreachable {
                 since: moment(-180),
                 error: "connection refused".into(),
+                hint: None,
             },
         ),
         (
@@ -54,6 +55,12 @@ fn each() -> Vec<(Subject, Hold)> {
             seven(),
             Hold::BrokenRecipe {
                 error: "no `prompt`".into(),
+            },
+        ),
+        (
+            seven(),
+            Hold::NoProgram {
+                why: "`goose` is not on PATH".into(),
             },
         ),
         (
@@ -165,6 +172,12 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (seven(), Hold::Unknown { run: run("7/2") }),
+        (
+            seven(),
+            Hold::UnreadableRecords {
+                error: "record of run `7/2` was written by a newer calypso-watch".into(),
+            },
+        ),
         (seven(), Hold::VerdictWaits { run: run("7/2") }),
         (
             seven(),
@@ -197,7 +210,6 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (seven(), Hold::WorkingElsewhere),
-        (seven(), Hold::NotAsked),
         (file(), Hold::Settling { until: at(1) }),
         (
             file(),

@@ -81,6 +81,8 @@ struct State {
 struct Asked {
     agent: String,
     path: String,
+    /// Nothing was said before it.
+    is_first: bool,
 }
 
 impl Model {
@@ -138,6 +140,13 @@ impl Model {
     pub(crate) fn requests(&self, agent: &str) -> usize {
         let state = self.stage.state();
         state.asked.iter().filter(|a| a.agent == agent).count()
+    }
+
+    /// How many sessions of `agent` began, as long as none is asked twice for its first answer.
+    pub(crate) fn sessions(&self, agent: &str) -> usize {
+        let state = self.stage.state();
+        let of_agent = state.asked.iter().filter(|a| a.agent == agent);
+        of_agent.filter(|a| a.is_first).count()
     }
 
     /// The HTTP paths at which answers were asked for, each once.
@@ -221,6 +230,7 @@ impl Stage {
         self.state().asked.push(Asked {
             agent: conversation.agent.clone(),
             path,
+            is_first: conversation.calls.is_empty(),
         });
         let Some(answer) = self.answer(&conversation) else {
             return Ok(());
@@ -500,7 +510,7 @@ fn fresh_id() -> String {
 
 fn chat_events(say: &Say) -> Vec<Value> {
     let event = |choices: Value, usage: Value| {
-        json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted",
+        json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o",
                "choices": choices, "usage": usage})
     };
     let delta = |delta: Value, finish: Value| {
@@ -541,7 +551,7 @@ fn chat_events(say: &Say) -> Vec<Value> {
 fn response_events(say: &Say) -> Vec<Value> {
     let (input, output) = TOKENS;
     let response = |status: &str, items: Value| {
-        json!({"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": "scripted", "output": items,
+        json!({"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": "gpt-5.2", "output": items,
                "usage": {"input_tokens": input, "output_tokens": output, "total_tokens": input + output}})
     };
     let mut events =

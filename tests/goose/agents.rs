@@ -1,21 +1,10 @@
-//! Does the starter team work on the real goose? The model behind it is scripted; goose, its tools and tinytask are real.
-
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests make files and read their own environment"
-)]
-
-#[path = "support/model/mod.rs"]
-mod model;
-#[path = "support/team.rs"]
-mod team;
-#[path = "support/tinytask.rs"]
-mod tinytask;
+//! One agent at a time, started by hand as the daemon would: do the starter recipes work on the real goose, and what does it
+//! print, and exit with, when something goes wrong?
 
 use serde_json::{Value, json};
 
 use crate::model::{Model, Part, TOKENS};
-use crate::team::{Ran, Team, USUAL_ADDRESS, eventually, goose};
+use crate::team::{self, Ran, Team, USUAL_ADDRESS, eventually, goose};
 use crate::tinytask::Tinytask;
 
 /// Nothing listens there: port 9 of loopback is reserved for a service that nobody runs.
@@ -37,7 +26,7 @@ fn goose_finds_the_starter_recipes_and_the_documented_one_valid() {
     let Some(goose) = goose() else { return };
     let model = Model::start();
     let team = Team::new(goose, &model, NO_TINYTASK);
-    let page = include_str!("../docs/agents.md");
+    let page = include_str!("../../docs/agents.md");
     let (_, example) = page
         .split_once("```yaml\n")
         .expect("the page has an example");
@@ -219,11 +208,11 @@ fn cross(world: &World, task_named: bool) {
             "{queue}: {ran:#?}"
         );
     }
-    assert_crossed(team, &tinytask.task(id));
+    assert_crossed(team, &tinytask.task(id), "add login.md");
 }
 
 /// The task is complete, everybody had it in turn, and everybody's files lie in its folder.
-fn assert_crossed(team: &Team, task: &Value) {
+pub(crate) fn assert_crossed(team: &Team, task: &Value, request: &str) {
     assert_eq!(task["status"], "complete", "{task:#}");
     let comments = task["comments"].as_array().expect("a list");
     let by: Vec<_> = comments.iter().map(|c| &c["created_by"]).collect();
@@ -235,7 +224,7 @@ fn assert_crossed(team: &Team, task: &Value) {
     assert_eq!(
         team.names(&folder),
         [
-            "add login.md",
+            request,
             "index.md",
             "issues.md",
             "repo",
@@ -248,7 +237,7 @@ fn assert_crossed(team: &Team, task: &Value) {
         let path = team.base.join(&folder).join(name);
         std::fs::read_to_string(path).expect("a readable file")
     };
-    assert!(read("add login.md").contains("With two providers."));
+    assert!(read(request).contains("With two providers."));
     assert!(read("story-2.md").contains("Status: done"));
 }
 

@@ -1,0 +1,215 @@
+//! Does the past count as it should? Stays, attempts, and what ends them.
+
+use super::*;
+use crate::core::given::{
+    attempt, failure, file, key, left_lying, moment, now, queue, record, run_id, task, time,
+};
+use crate::core::model::{StoppedBy, TaskStatus};
+
+fn standing(verdicts: Vec<VerdictRecord>, queue_name: &str) -> Standing {
+    standing_of(verdicts, queue_name, &task(1, queue_name), Marks::default())
+}
+
+fn standing_of(
+    verdicts: Vec<VerdictRecord>,
+    queue_name: &str,
+    task: &Task,
+    marks: Marks,
+) -> Standing {
+    let history = History {
+        verdicts,
+        marks,
+        last_run: 9,
+    };
+    Standing::of(&history, key(1), &queue(queue_name), Some(task), None)
+}
+
+fn handed(name: &str, from: &str, to: &str, stay: u32, at: i64) -> VerdictRecord {
+    let to = Some(to.to_owned());
+    let mut record = record(name, from, Verdict::HandedOff { to }, at);
+    record.tasks[0].stay = stay;
+    record
+}
+
+#[test]
+fn a_task_without_a_past_is_at_its_first_attempt_of_its_first_stay() {
+    assert_eq!(standing(Vec::new(), "coder"), Standing::default());
+}
+
+#[test]
+fn attempts_add_up_within_a_stay() {
+    let past = vec![
+        attempt("1/1", "coder", 1, 0),
+        attempt("1/2", "coder", 2, 20),
+    ];
+    let now = standing(past, "coder");
+    assert_eq!((now.failed, now.stay, now.runs), (2, 1, 2));
+    assert_eq!(now.last_reason.as_deref(), Some("made no progress"));
+}
+
+#[test]
+fn only_failures_of_the_task_judged_in_time_are_attempts() {
+    let mut late = attempt("1/1", "coder", 1, 0);
+    late.late = true;
+    let mut past = vec![late];
+    for (n, class) in [
+        FailureClass::Provider,
+        FailureClass::Environment,
+        FailureClass::Ours,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut record = attempt(&format!("1/{}", n + 2), "coder", 1, 10);
+        record.failure = failure(class, "no fault of it");
+        past.push(record);
+    }
+    let now = standing(past, "coder");
+    assert_eq!((now.failed, now.stay), (0, 1));
+}
+
+#[test]
+fn a_hand_off_ends_the_stay_and_its_attempts() {
+    let past = vec![
+        attempt("1/1", "coder", 1, 0),
+        handed("1/2", "coder", "devops", 1, 20),
+    ];
+    let there = standing(past.clone(), "devops");
+    assert_eq!((there.failed, there.stay, there.runs), (0, 2, 2));
+    // Back again by way of devops: a third stay, with attempts of its own.
+    let mut back = past;
+    back.push(handed("1/3", "devops", "coder", 2, 40));
+    let mut again = attempt("1/4", "coder", 1, 60);
+    again.tasks[0].stay = 3;
+    back.push(again);
+    let here = standing(back, "coder");
+    assert_eq!((here.failed, here.stay, here.runs), (1, 3, 4));
+}
+
+#[test]
+fn a_task_that_a_person_moved_away_and_back_begins_a_new_stay() {
+    let past = vec![
+        attempt("1/1", "coder", 1, 0),
+        attempt("1/2", "coder", 2, 20),
+    ];
+    let mut moved = task(1, "coder");
+    moved.previous_assigned_to = Some("human".into());
+    let now = standing_of(past.clone(), "coder", &moved, Marks::default());
+    assert_eq!((now.failed, now.stay), (0, 2));
+    // In another queue it is another stay in any case.
+    let elsewhere = standing(past, "devops");
+    assert_eq!((elsewhere.failed, elsewhere.stay), (0, 2));
+}
+
+#[test]
+fn retry_forgives_what_was_before_it_and_nothing_after() {
+    let past = vec![
+        attempt("1/1", "coder", 1, 0),
+        attempt("1/2", "coder", 2, 20),
+    ];
+    let retried = |after| Marks {
+        retried_after: after,
+        retried_at: Some(moment(10)),
+        ..Marks::default()
+    };
+    let coder = task(1, "coder");
+    let all = standing_of(past.clone(), "coder", &coder, retried(2));
+    assert_eq!((all.failed, all.stay, all.runs), (0, 2, 0));
+    let first = standing_of(past.clone(), "coder", &coder, retried(1));
+    assert_eq!((first.failed, first.runs), (1, 1));
+    // A run named after another task that touched this one: by the time of the word, not by a number.
+    let mut others = past;
+    for (record, name) in others.iter_mut().zip(["5/8", "5/9"]) {
+        record.run = run_id(name);
+    }
+    let by_time = standing_of(others, "coder", &coder, retried(0));
+    assert_eq!((by_time.failed, by_time.runs), (1, 1));
+}
+
+#[test]
+fn progress_begins_a_new_stay_after_a_short_wait() {
+    let past = vec![
+        attempt("1/1", "coder", 1, -30),
+        record("1/2", "coder", Verdict::Progress, 0),
+    ];
+    let standing = standing(past, "coder");
+    assert_eq!((standing.failed, standing.stay), (0, 2));
+    let policy = crate::core::given::world().policy;
+    let Some(Hold::BackingOff { attempt, .. }) = standing.hold(&policy, &now(1)) else {
+        panic!("{standing:?}");
+    };
+    assert_eq!(attempt, 1);
+    assert_eq!(standing.hold(&policy, &now(60)), None);
+}
+
+#[test]
+fn a_stop_is_forgotten_once_the_task_moved() {
+    let mut stopped = record("1/1", "coder", Verdict::Progress, 0);
+    stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: 1 });
+    let policy = crate::core::given::world().policy;
+    let here = standing(vec![stopped.clone()], "coder");
+    let run = run_id("1/1");
+    assert_eq!(
+        here.hold(&policy, &now(9999)),
+        Some(Hold::StoppedByPerson { run })
+    );
+    let mut moved = task(1, "coder");
+    moved.previous_assigned_to = Some("human".into());
+    let moved = standing_of(vec![stopped], "coder", &moved, Marks::default());
+    assert_eq!(moved.hold(&policy, &now(9999)), None);
+}
+
+#[test]
+fn a_task_left_working_is_remembered_until_somebody_changes_it() {
+    let left = || vec![record("1/1", "coder", Verdict::LeftWorking, 0)];
+    let mut working = task(1, "coder");
+    working.status = TaskStatus::Working;
+    let of = |task: &Task| standing_of(left(), "coder", task, Marks::default()).left_working;
+    assert_eq!(of(&working), Some(run_id("1/1")));
+    working.updated_at = time(5);
+    assert_eq!(of(&working), None);
+}
+
+#[test]
+fn launches_that_never_were_do_not_count_as_runs() {
+    let mut never = record("1/1", "coder", Verdict::NoProgress, 0);
+    never.outcome = Outcome::NotLaunched("the task has a pid file".into());
+    never.failure = failure(FailureClass::Ours, "not launched");
+    assert_eq!(standing(vec![never], "coder").runs, 0);
+}
+
+#[test]
+fn a_file_is_known_by_name_inode_and_time() {
+    let history = History {
+        verdicts: vec![left_lying("inbound/1", "a.md", &[], 0)],
+        ..History::default()
+    };
+    assert_eq!(
+        FileStanding::of(&history, &file("a.md"), &now(60)).attempts,
+        1
+    );
+    let mut edited = file("a.md");
+    edited.modified = 1;
+    let mut replaced = file("a.md");
+    replaced.inode = 2;
+    for other in [edited, replaced, file("b.md")] {
+        assert_eq!(
+            FileStanding::of(&history, &other, &now(60)),
+            FileStanding::default()
+        );
+    }
+}
+
+#[test]
+fn a_request_whose_run_a_person_stopped_waits_for_retry() {
+    let mut stopped = left_lying("inbound/1", "a.md", &[], 0);
+    stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: 1 });
+    stopped.failure = None;
+    let history = History {
+        verdicts: vec![stopped],
+        ..History::default()
+    };
+    let standing = FileStanding::of(&history, &file("a.md"), &now(9999));
+    let run = run_id("inbound/1");
+    assert_eq!(standing.hold, Some(Hold::StoppedByPerson { run }));
+}

@@ -36,8 +36,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make the folders, calypso.toml and five starter recipes
+    #[command(before_help = "Examples:
+  calypso-watch init ~/my-team --builtin      with a tinytask of its own
+  calypso-watch init ~/my-team --tinytask-url http://127.0.0.1:3000/mcp
+  calypso-watch init                          here; asks which tinytask to use")]
     Init(Init),
     /// Watch, and start agents as tasks land (in the foreground)
+    #[command(before_help = "Examples:
+  calypso-watch run                           until Ctrl-C; the agents go on
+  calypso-watch run --max-runs 2 --time-limit 30m
+  * * * * *  calypso-watch --base-path /srv/team run --once      in a crontab")]
     Run(Run),
     /// Show what runs, what waits and why
     Status(Status),
@@ -46,10 +54,20 @@ pub enum Command {
     /// Show what would start now and why the rest waits; starts nothing
     Plan(Plan),
     /// Drop request files into inbound/, each in one atomic step
+    #[command(before_help = "Examples:
+  calypso-watch submit request.md notes/      a file and a folder: two requests
+  echo 'Add OAuth login' | calypso-watch submit -")]
     Submit(Submit),
     /// Print what an agent said and did
+    #[command(before_help = "Examples:
+  calypso-watch logs 42                       the last run of task 42, readable
+  calypso-watch logs 42 -f                    go on until it is over
+  calypso-watch logs inbound --run 3 --raw")]
     Logs(Logs),
     /// End the run of a task, or all runs; works with the daemon dead too
+    #[command(before_help = "Examples:
+  calypso-watch stop 42                       then `calypso-watch retry 42` starts it again
+  calypso-watch stop --all")]
     Stop(Stop),
     /// Keep a task from being started
     Hold(OneTask),
@@ -58,7 +76,7 @@ pub enum Command {
     /// Drop what is held against a task or a process it left
     Release(OneTask),
     /// Set a task that is stuck in `working` back to `idle` in tinytask
-    Putback(OneTask),
+    Putback(Putback),
     /// Start nothing more, in one queue or in all
     Pause(PauseArgs),
     /// Lift a pause
@@ -66,16 +84,32 @@ pub enum Command {
     /// End the daemon; the agents go on
     Quit,
     /// A thin tinytask client for people and scripts
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        before_help = "Examples:
+  calypso-watch task list coder               what waits in a queue
+  calypso-watch task create 'Add OAuth login' --queue architect
+  calypso-watch task move 42 coder --comment 'the tests fail'"
+    )]
     Task(TaskCommand),
     /// The built-in tinytask server
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        before_help = "Examples:
+  calypso-watch tinytask serve                this base path's, on 127.0.0.1:3000
+  calypso-watch tinytask serve --stdio --db tasks.db
+  calypso-watch tinytask stop"
+    )]
     Tinytask(TinytaskCommand),
     /// See a request cross the team, in a temporary folder, with nothing else installed
+    #[command(before_help = "Examples:
+  calypso-watch demo                          scripted agents, in a few seconds
+  calypso-watch demo --requests 3 --keep      three requests; look around afterwards
+  calypso-watch demo --goose --provider openai --model gpt-5.2")]
     Demo(Demo),
     /// Print a completion script for a shell
     Completions {
-        /// bash, zsh, fish, elvish or powershell
+        /// Which one
         shell: clap_complete::Shell,
     },
 }
@@ -238,7 +272,15 @@ pub struct Stop {
     pub all: bool,
 }
 
-/// `hold`, `retry`, `release`, `putback`
+/// `putback`
+#[derive(Debug, Args)]
+pub struct Putback {
+    /// Its number in tinytask
+    #[arg(allow_negative_numbers = true)]
+    pub task: String,
+}
+
+/// `hold`, `retry`, `release`
 #[derive(Debug, Args)]
 pub struct OneTask {
     /// Its number in tinytask, or `inbound` for requests that are held there

@@ -130,10 +130,10 @@ impl From<daemon::Error> for Failure {
                 let hint = error.hint();
                 Self::new(Exit::Failed, error).hint(hint)
             }
-            daemon::Error::Builtin { ref why } => {
-                let hint = format!("it said: {why}");
-                Self::new(Exit::TinytaskUnreachable, error).hint(hint)
-            }
+            daemon::Error::Builtin { .. } => Self::new(Exit::TinytaskUnreachable, error).hint(
+                "its own words are in `.calypso/tinytask.log`; `listen` in calypso.toml, [tinytask], gives it another port"
+                    .to_owned(),
+            ),
             daemon::Error::Write { .. } => Self::new(Exit::Failed, error)
                 .hint("is the disk full, or the folder another user's?".to_owned()),
             daemon::Error::Signals(_) => Self::new(Exit::Failed, error),

@@ -43,6 +43,11 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         Command::Quit => stop::quit(base),
         Command::Task(command) => on_task(base, command),
         Command::Tinytask(command) => tinytask::call(base, command),
+        Command::Demo(_) if base.is_some() => Err(Failure::new(
+            Exit::Usage,
+            "`demo` makes a base path of its own, in a temporary folder",
+        )
+        .hint("leave `--base-path` out; `--keep` keeps it".to_owned())),
         Command::Demo(demo) => demo::call(&demo),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -280,14 +285,27 @@ fn client(
         tinytask_url: server.tinytask_url.clone(),
         ..Settings::default()
     };
-    if let (Some(url), Err(_)) = (&server.tinytask_url, config::find_base(base)) {
+    let loaded = config::find_base(base).and_then(|base| config::load(&base, &flags(&settings)));
+    // A server that was typed needs no settings, so a mistake in them stops no agent that names it; only one in the flag does.
+    let is_typed_wrong = |error: &config::Error| {
+        matches!(
+            error,
+            config::Error::Value {
+                origin: config::Origin::Flag(_),
+                ..
+            }
+        )
+    };
+    if let (Some(url), Err(error)) = (&server.tinytask_url, &loaded)
+        && !is_typed_wrong(error)
+    {
         let endpoint = crate::edge::tinytask::Endpoint::Http { url: url.clone() };
         return Ok(crate::edge::tinytask::Tinytask::new(
             endpoint,
             std::time::Duration::from_secs(10),
         ));
     }
-    let looker = Looker::new(load(base, &settings)?);
+    let looker = Looker::new(loaded?);
     let why = looker.server.why_none();
     looker
         .tinytask

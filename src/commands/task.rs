@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use camino::Utf8Path;
 
-use crate::cli::{OneTask, Server, TaskCommand};
+use crate::cli::{Putback, Server, TaskCommand};
 use crate::core::model::{Detail, Invalid, Task, TaskId, TaskStatus, Timestamp};
 use crate::edge::clock;
 use crate::edge::tinytask::{Error, NewTask, Page, Tinytask};
@@ -37,7 +37,7 @@ pub async fn call(
 }
 
 /// `putback`: idle again, by a person's word.
-pub fn putback(base: Option<&Utf8Path>, task: &OneTask) -> Result<Exit, Failure> {
+pub fn putback(base: Option<&Utf8Path>, task: &Putback) -> Result<Exit, Failure> {
     let id = number(&task.task)?;
     let tinytask = super::client(base, &Server::default())?;
     let was_working = super::runtime()?.block_on(async {

@@ -6,25 +6,26 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use nix::fcntl::{FcntlArg, fcntl};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::TinytaskCommand;
 use crate::core::layout::Layout;
+use crate::core::model::ProcessId;
+use crate::edge::config;
 use crate::edge::files::{self, Durability};
+use crate::edge::process::{self, Pidfd};
 use crate::report::{Exit, Failure};
 use crate::taskd::http;
 use crate::taskd::mcp::Server;
 use crate::taskd::store::Store;
+
+use super::runtime;
 
 /// Longest wait of `stop`.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -32,9 +33,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// What server.json says: who serves this base path, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRecord {
-    pub pid: i32,
-    /// Start time of the process: field 22 of /proc/PID/stat (proc(5)). With the pid it names one process until the next boot.
-    pub start: u64,
+    /// `pid` and `start`: one process, until the next boot.
+    #[serde(flatten)]
+    pub process: ProcessId,
     /// `127.0.0.1:3000`; the MCP URL is `http://…/mcp`.
     pub address: SocketAddr,
     pub version: String,
@@ -55,7 +56,7 @@ pub fn call(base: Option<&Utf8Path>, command: TinytaskCommand) -> Result<Exit, F
             // With a database of its own the server belongs to no base path, unless told so.
             let layout = match (&db, base) {
                 (Some(_), None) => None,
-                _ => base_path(base).map(Layout::new),
+                _ => base_path(base)?,
             };
             if stdio {
                 serve_stdio(layout.as_ref(), db, log)
@@ -63,41 +64,17 @@ pub fn call(base: Option<&Utf8Path>, command: TinytaskCommand) -> Result<Exit, F
                 serve_http(layout.as_ref(), db, listen, log)
             }
         }
-        TinytaskCommand::Stop => {
-            let layout = base_path(base).map(Layout::new).ok_or_else(no_base_path)?;
-            stop(&layout)
-        }
+        TinytaskCommand::Stop => stop(&super::layout(base)?),
     }
 }
 
-/// The base path: the flag, `CALYPSO_BASE_PATH`, else the nearest parent with calypso.toml or .calypso/.
-fn base_path(flag: Option<&Utf8Path>) -> Option<Utf8PathBuf> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the base path is what settings are found by, so it cannot come from them"
-    )]
-    let named = std::env::var("CALYPSO_BASE_PATH").ok();
-    let named = flag
-        .map(Utf8Path::to_owned)
-        .or_else(|| named.filter(|path| !path.is_empty()).map(Utf8PathBuf::from));
-    let here = || Utf8PathBuf::from_path_buf(std::env::current_dir().ok()?).ok();
-    match named {
-        Some(path) => Some(here()?.join(path)),
-        None => {
-            let here = here()?;
-            here.ancestors()
-                .find(|dir| {
-                    let layout = Layout::new(*dir);
-                    layout.config().is_file() || layout.state().is_dir()
-                })
-                .map(Utf8Path::to_owned)
-        }
+/// The base path, where there is one: a server with a database of its own needs none.
+fn base_path(flag: Option<&Utf8Path>) -> Result<Option<Layout>, Failure> {
+    match config::find_base(flag) {
+        Ok(base) => Ok(Some(Layout::new(base))),
+        Err(config::Error::NoBase { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-}
-
-fn no_base_path() -> Failure {
-    Failure::new(Exit::Usage, "there is no base path here")
-        .hint("name it with `--base-path DIR`, or make one with `calypso-watch init`".to_owned())
 }
 
 fn open_store(layout: Option<&Layout>, db: Option<Utf8PathBuf>) -> Result<Store, Failure> {
@@ -122,13 +99,6 @@ fn make_folder(layout: &Layout) -> Result<(), Failure> {
             format!("cannot make `{}`: {error}", layout.tinytask()),
         )
     })
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 fn serve_stdio(
@@ -237,19 +207,12 @@ fn take_lock(layout: &Layout) -> Result<File, Failure> {
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
         .open(&path)
         .map_err(failed)?;
-    let whole = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as _,
-        l_whence: nix::libc::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-        Ok(_) => Ok(file),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => {
+    match files::try_lock(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => {
             let (who, at) = match read_record(layout) {
                 Some(record) => (
-                    format!("(pid {})", record.pid),
+                    format!("(pid {})", record.process.pid),
                     format!("it listens on http://{}/mcp; ", record.address),
                 ),
                 None => ("(starting)".into(), String::new()),
@@ -260,16 +223,14 @@ fn take_lock(layout: &Layout) -> Result<File, Failure> {
             )
             .hint(format!("{at}`calypso-watch tinytask stop` ends it")))
         }
-        Err(errno) => Err(failed(errno.into())),
+        Err(error) => Err(failed(error)),
     }
 }
 
 fn write_record(layout: &Layout, address: SocketAddr) -> Result<(), Failure> {
     let path = layout.tinytask_server();
-    let pid = std::process::id() as i32;
     let record = ServerRecord {
-        pid,
-        start: start_time(pid).unwrap_or_default(),
+        process: process::own(),
         address,
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -284,21 +245,9 @@ fn read_record(layout: &Layout) -> Option<ServerRecord> {
 }
 
 fn remove_own_record(layout: &Layout) {
-    let own = read_record(layout).is_some_and(|record| record.pid == std::process::id() as i32);
-    if own {
+    if read_record(layout).is_some_and(|record| record.process == process::own()) {
         std::fs::remove_file(layout.tinytask_server()).ok();
     }
-}
-
-/// Field 22 of /proc/PID/stat. The name in field 2 may hold blanks and parentheses, so fields are counted after its last one.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
 }
 
 #[expect(clippy::print_stdout, reason = "what a person asked for")]
@@ -310,45 +259,33 @@ fn stop(layout: &Layout) -> Result<Exit, Failure> {
         )
     };
     let record = read_record(layout).ok_or_else(not_running)?;
-    // The descriptor first, the look at the start time second: from here on the number cannot mean another process.
-    let pidfd = Pid::from_raw(record.pid)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        .ok_or_else(not_running)?;
-    if start_time(record.pid) != Some(record.start) {
-        return Err(not_running());
-    }
-    let failed = |error: rustix::io::Errno| {
+    let pid = record.process.pid;
+    let failed = |error: std::io::Error| {
         Failure::new(
             Exit::Failed,
-            format!(
-                "cannot end the built-in tinytask (pid {}): {error}",
-                record.pid
-            ),
+            format!("cannot end the built-in tinytask (pid {pid}): {error}"),
         )
     };
-    match pidfd_send_signal(&pidfd, Signal::TERM) {
-        Err(rustix::io::Errno::SRCH) => return Err(not_running()),
-        sent => sent.map_err(failed)?,
-    }
-    let limit = Timespec {
-        tv_sec: STOP_LIMIT.as_secs() as i64,
-        tv_nsec: 0,
-    };
-    let mut gone = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-    if poll(&mut gone, Some(&limit)).map_err(failed)? == 0 {
+    let pidfd = Pidfd::open_checked(&record.process)
+        .map_err(failed)?
+        .ok_or_else(not_running)?;
+    pidfd.signal(process::Signal::TERM).map_err(failed)?;
+    let ended = runtime()?.block_on(async {
+        let gone = pidfd.watch()?;
+        Ok(tokio::time::timeout(STOP_LIMIT, gone.over()).await.is_ok())
+    });
+    if !ended.map_err(failed)? {
         return Err(Failure::new(
             Exit::Failed,
             format!(
-                "the built-in tinytask (pid {}) has not ended within {} s",
-                record.pid,
+                "the built-in tinytask (pid {pid}) has not ended within {} s",
                 STOP_LIMIT.as_secs()
             ),
         )
         .hint(format!(
-            "another program may hold its database; `kill -9 {}` loses nothing it has answered",
-            record.pid
+            "another program may hold its database; `kill -9 {pid}` loses nothing it has answered"
         )));
     }
-    println!("ended the built-in tinytask (pid {})", record.pid);
+    println!("ended the built-in tinytask (pid {pid})");
     Ok(Exit::Done)
 }

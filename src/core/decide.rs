@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::history::{FileStanding, Standing};
 use crate::core::model::{
     Detail, FileKey, Leftover, Millis, Moment, Now, Outcome, ProcessId, ProviderName, QueueName,
-    Recipe, RunId, RunSubject, StoppedBy, Task, TaskId, TaskKey, TaskStatus, Timestamp,
+    Recipe, RunId, RunSubject, Task, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::policy::{SHIM_OVERDUE, probe_backoff};
 use crate::core::record::{FailureClass, Verdict, VerdictRecord};
 use crate::core::verdict::{Case, Count, Meaning};
 use crate::core::{
     Action, Decision, Hold, InboundEntry, InboundState, Launch, Mark, Policy, Run, Snapshot,
-    StrangerKind, Subject, Tinytask,
+    StopCause, StrangerKind, Subject, Tinytask,
 };
 
 mod outage;
@@ -203,13 +203,12 @@ impl<'a> Deciding<'a> {
         if run.in_hand {
             return;
         }
-        let stop = |outcome| Action::Stop {
+        let stop = |cause| Action::Stop {
             run: run.dir.clone(),
-            outcome,
+            cause,
         };
         if self.seen.controls.stop.contains(&run.dir.id.subject) {
-            let by = StoppedBy { uid: 0, pid: 0 };
-            self.out.actions.push(stop(Outcome::Stopped(by)));
+            self.out.actions.push(stop(StopCause::Asked));
             return;
         }
         let (Some(spec), Some(began)) = (&run.spec, began(run)) else {
@@ -218,7 +217,7 @@ impl<'a> Deciding<'a> {
         let limit = Millis(spec.limits.time.0.saturating_add(patience));
         let left = began.left_of(limit, self.now);
         if left.0 == 0 {
-            self.out.actions.push(stop(Outcome::TimedOut));
+            self.out.actions.push(stop(StopCause::TimeLimit));
         } else {
             self.wake(self.now.wall.plus(left));
         }
@@ -438,7 +437,9 @@ impl<'a> Deciding<'a> {
             Some(Ok(_)) => {}
         }
         if self.seen.controls.paused.contains(queue) {
-            return Err(Hold::QueuePaused);
+            return Err(Hold::QueuePaused {
+                queue: queue.clone(),
+            });
         }
         Ok(standing.attempts)
     }
@@ -557,7 +558,15 @@ impl<'a> Deciding<'a> {
         if let Some((run, meaning)) = self.live().find(|(run, _)| run.dir.id.subject == subject) {
             return Err(match meaning {
                 Meaning::Unknown => self.unknown(run),
-                meaning => run_hold(run, meaning),
+                meaning => match run_hold(run, meaning) {
+                    // Handed on already: the next hop waits for the end of this one.
+                    Hold::Running { run: id }
+                        if task.queue().is_some_and(|queue| queue != run.dir.queue) =>
+                    {
+                        Hold::RunNotOver { run: id }
+                    }
+                    hold => hold,
+                },
             });
         }
         let unfinished = |run: &&Run| {
@@ -620,7 +629,7 @@ impl<'a> Deciding<'a> {
         }
         self.folder_hold(task)?;
         if self.seen.controls.paused.contains(&queue) {
-            return Err(Hold::QueuePaused);
+            return Err(Hold::QueuePaused { queue });
         }
         if let Some(asked) = self.policy.queue(&queue).concurrency
             && asked > self.policy.slots(&queue, recipe)

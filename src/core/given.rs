@@ -14,7 +14,8 @@ use crate::core::record::{
 };
 use crate::core::{
     Action, Alive, Coverage, Decision, Evidence, Hold, InboundEntry, InboundState, Mark, Observed,
-    ObservedState, Policy, Run, Snapshot, Stranger, StrangerKind, Subject, Tinytask, Vitals,
+    ObservedState, Policy, Run, Snapshot, StopCause, Stranger, StrangerKind, Subject, Tinytask,
+    Vitals,
 };
 
 const WALL: i64 = 1_763_838_000_000;
@@ -490,7 +491,13 @@ impl Decided {
 pub(super) fn deed(action: &Action) -> String {
     match action {
         Action::Launch(launch) => format!("launch {} {}", launch.dir().id, launch.queue),
-        Action::Stop { run, outcome } => format!("stop {}: {outcome}", run.id),
+        Action::Stop { run, cause } => {
+            let why = match cause {
+                StopCause::Asked => "asked",
+                StopCause::TimeLimit => "timed out",
+            };
+            format!("stop {}: {why}", run.id)
+        }
         Action::Sweep { run, leftovers } => format!("sweep {} of {}", run.id, leftovers.len()),
         Action::ClearPidFile { run } => format!("clear pid file of {}", run.id),
         Action::ClearStranger { subject, inode } => format!("clear stranger {subject} {inode}"),

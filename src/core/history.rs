@@ -126,7 +126,7 @@ impl Standing {
                 format!("worked on another task: {}", reason(record)),
             )
         });
-        let standing = standing.concluded(queue, task, last_comment, last, is_known);
+        let standing = standing.concluded(is_known, queue, task, last_comment, last);
         match waits {
             Some((since, n, run, why)) => Self {
                 wait: Some((since, n, run)),
@@ -140,11 +140,11 @@ impl Standing {
     /// What follows from the last verdict on the task.
     fn concluded(
         mut self,
+        is_known: bool,
         queue: &QueueName,
         task: Option<&Task>,
         last_comment: Option<i64>,
         last: Option<(&VerdictRecord, &TaskVerdict)>,
-        is_known: bool,
     ) -> Self {
         let standing = &mut self;
         let Some((record, entry)) = last else {
@@ -197,6 +197,10 @@ impl Standing {
         if is_attempt(record) {
             self.failed += 1;
             self.wait = Some((record.judged.clone(), self.failed, record.run));
+        } else if record.late {
+            // No attempt, but no reason to hurry either: tinytask may be away for long, and each run costs money.
+            let n = self.wait.as_ref().map_or(0, |(_, n, _)| *n) + 1;
+            self.wait = Some((record.judged.clone(), n, record.run));
         }
         if record
             .failure

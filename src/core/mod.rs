@@ -336,7 +336,7 @@ pub enum Action {
     /// End an orphan, or a run whose shim does not answer.
     Stop {
         run: RunDir,
-        outcome: Outcome,
+        cause: StopCause,
     },
     /// End what a dead shim's agent left behind.
     Sweep {
@@ -384,6 +384,15 @@ pub enum Action {
     CreateFolder {
         task: TaskId,
     },
+}
+
+/// Why a run is ended by the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCause {
+    /// A person left a `stop` in control/.
+    Asked,
+    /// Its time is over.
+    TimeLimit,
 }
 
 /// See [`Action::RecordMark`].
@@ -438,7 +447,9 @@ pub enum Hold {
     },
     Paused,
     // a queue
-    QueuePaused,
+    QueuePaused {
+        queue: QueueName,
+    },
     /// Neutral: a person's queue.
     NoRecipe,
     BrokenRecipe {

@@ -513,11 +513,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Who sent the signal that stopped a run, from signalfd(2).
+/// Who stopped a run: the sender of the signal, from signalfd(2), or the owner of the control file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppedBy {
     pub uid: u32,
-    pub pid: i32,
+    /// Unknown where the wish was a control file.
+    pub pid: Option<i32>,
 }
 
 impl fmt::Display for StoppedBy {

@@ -66,7 +66,7 @@ pub struct SpecTimes {
 pub struct Baseline {
     /// The queue's open tasks.
     pub tasks: Vec<BaselineTask>,
-    /// Highest task id tinytask had given out; 0 when unknown.
+    /// Highest task id tinytask had given out; 0 when there was none, and where it was not asked: for a run of a task.
     pub highest_task: i64,
     /// Digest of the task's folder: names, sizes, mtimes.
     pub folder: u64,

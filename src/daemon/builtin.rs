@@ -130,9 +130,15 @@ pub async fn start_builtin(
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     info!(pid = child.id(), address, "started the built-in tinytask");
+    // That somebody answers at the address is not enough: the port may be another program's.
     let listening = async {
-        while tokio::net::TcpStream::connect(&address).await.is_err() {
+        while !is_serving(layout, &address).await {
             if let Ok(Some(status)) = child.try_wait() {
+                // Another starter's server was faster: it is as good as ours.
+                if files::is_held_at(&layout.tinytask_lock()).unwrap_or(false) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
                 let said = std::fs::read_to_string(&log_path).unwrap_or_default();
                 let last = said
                     .lines()
@@ -158,4 +164,18 @@ pub async fn start_builtin(
             "it does not listen at {address}; see `.calypso/tinytask.log`"
         ))),
     }
+}
+
+/// The server that holds this base path's lock says that it listens there, and does.
+async fn is_serving(layout: &Layout, address: &str) -> bool {
+    let record = files::read_bounded(&layout.tinytask_server(), 4096).unwrap_or_default();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+    // The lock last: a record may be a dead server's.
+    record["address"] == *address
+        && record["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .is_some_and(|pid| process::identity(pid).is_some())
+        && files::is_held_at(&layout.tinytask_lock()).unwrap_or(false)
+        && tokio::net::TcpStream::connect(address).await.is_ok()
 }

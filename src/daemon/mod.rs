@@ -36,6 +36,7 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,7 +51,7 @@ pub enum Error {
         path: Utf8PathBuf,
         source: std::io::Error,
     },
-    #[error("the built-in tinytask did not start")]
+    #[error("the built-in tinytask did not start: {why}")]
     Builtin { why: String },
     #[error(transparent)]
     Watch(#[from] watch::Error),
@@ -195,6 +196,7 @@ impl Daemon {
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
+            // After `looked`, which sets the slow timer that this one may shorten.
             timers.answered(&answered);
 
             rounds = if acted == Acted::Something {

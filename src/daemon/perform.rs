@@ -6,13 +6,13 @@ use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
     Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    TaskId, TaskKey, TaskStatus,
+    StoppedBy, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
     Write,
 };
-use crate::core::{Action, Decision, Launch, Mark, Run, Snapshot};
+use crate::core::{Action, Decision, Launch, Mark, Run, Snapshot, StopCause};
 use crate::edge::config::Leftovers;
 use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
@@ -82,7 +82,7 @@ impl Daemon {
         let layout = self.looker.layout.clone();
         match action {
             Action::Launch(launch) => self.launch(launch, seen, looked).await,
-            Action::Stop { run, outcome } => self.stop(run, outcome, seen),
+            Action::Stop { run, cause } => self.stop(run, *cause, seen),
             Action::Sweep { run, leftovers } => {
                 let (run, leftovers) = (run.id, leftovers.clone());
                 let done = self.done.0.clone();
@@ -329,7 +329,7 @@ impl Daemon {
 
     /// Ends a run whose shim is dead, or asks a live shim to end it. The daemon's word on the outcome is on disk first, so that
     /// it is not called lost if the daemon dies in between; a live shim's own word goes before it.
-    fn stop(&mut self, dir: &RunDir, outcome: &Outcome, seen: &Snapshot) -> Result<bool, Error> {
+    fn stop(&mut self, dir: &RunDir, cause: StopCause, seen: &Snapshot) -> Result<bool, Error> {
         let Some(run) = seen.runs.iter().find(|run| run.dir == *dir) else {
             return Ok(false);
         };
@@ -340,6 +340,14 @@ impl Daemon {
             .spec
             .as_ref()
             .map_or(Millis::secs(10), |spec| spec.limits.grace);
+        let outcome = match cause {
+            StopCause::TimeLimit => Outcome::TimedOut,
+            StopCause::Asked => {
+                let wish = Control::Stop(dir.id.subject);
+                let uid = control::owner(&self.looker.layout, &wish).unwrap_or(0);
+                Outcome::Stopped(StoppedBy { uid, pid: None })
+            }
+        };
         let ended = EndedRecord {
             format: FORMAT,
             outcome: outcome.clone(),
@@ -352,7 +360,7 @@ impl Daemon {
             .did("stop", id.subject.task(), Some(id), outcome.to_string());
         let done = self.done.0.clone();
         // A shim that let its limit pass is stopped or stuck, and need not be asked.
-        let asked = shim.clone().filter(|_| *outcome != Outcome::TimedOut);
+        let asked = shim.clone().filter(|_| cause == StopCause::Asked);
         tokio::task::spawn_local(async move {
             let is_done = match asked {
                 Some(shim) => ask_shim(&shim, grace).await,

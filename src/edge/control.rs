@@ -7,7 +7,7 @@
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8PathBuf;
 
@@ -109,6 +109,11 @@ pub fn create(layout: &Layout, control: &Control) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whose wish it is; `None` where it is not there.
+pub fn owner(layout: &Layout, control: &Control) -> Option<u32> {
+    Some(std::fs::symlink_metadata(path(layout, control)).ok()?.uid())
 }
 
 /// Takes the wish back; true when it was there.

@@ -149,7 +149,7 @@ pub(super) fn read_stop(signals: &SignalFd) -> Option<StoppedBy> {
         if !is_child && by.is_none() {
             by = Some(StoppedBy {
                 uid: signal.ssi_uid,
-                pid: signal.ssi_pid.cast_signed(),
+                pid: Some(signal.ssi_pid.cast_signed()),
             });
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::edge::clock;
 
-use super::store::Store;
+use super::store::{Store, Trouble, patiently};
 use super::{arguments, resources, tools};
 
 /// The name on the wire: ours, as clients tell the generations apart by their tools, never by this.
@@ -55,9 +55,9 @@ impl Server {
         drop(running.waiting().await);
     }
 
-    fn call(&self, name: &str, given: &Map<String, Value>) -> CallToolResult {
+    async fn call(&self, name: &str, given: &Map<String, Value>) -> CallToolResult {
         let begun = Instant::now();
-        let answer = tools::call(&self.store, name, given);
+        let answer = tools::call(&self.store, name, given).await;
         if self.log {
             log_call(name, given, &answer, begun);
         }
@@ -130,7 +130,7 @@ impl ServerHandler for Server {
         _: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let given = request.arguments.unwrap_or_default();
-        Ok(self.call(&request.name, &given).into())
+        Ok(self.call(&request.name, &given).await.into())
     }
 
     async fn list_resources(
@@ -159,7 +159,7 @@ impl ServerHandler for Server {
         _: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let uri = request.uri;
-        match resources::read(&self.store, &uri) {
+        match patiently(|| resources::read(&self.store, &uri), Trouble::is_busy).await {
             Ok(text) => {
                 let contents =
                     ResourceContents::text(text, uri).with_mime_type(resources::MEDIA_TYPE);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::store::{Filter, Number, Store};
+use super::store::{Filter, Number, Outcome, Store, Trouble};
 use super::tools::{agent_queue, listing, pretty};
 
 pub(super) const MEDIA_TYPE: &str = "application/json";
@@ -18,38 +18,35 @@ pub(super) const PATTERNS: [(&str, &str); 7] = [
     ("tasks://archived", "All archived tasks"),
 ];
 
-/// The text, or why not.
-pub(super) fn read(store: &Store, uri: &str) -> Result<String, String> {
-    let unknown = || format!("Invalid resource URI: {uri}");
+/// The text.
+pub(super) fn read(store: &Store, uri: &str) -> Outcome<String> {
+    let unknown = || Trouble::Refused(format!("Invalid resource URI: {uri}"));
+    let missing = |id: &Number| Trouble::Missing(format!("Task not found: {id}"));
     let (kind, rest) = uri.split_once("://").ok_or_else(unknown)?;
     let text = match (kind, rest.split('/').collect::<Vec<_>>().as_slice()) {
         ("task", [id]) => {
             let id = number(id).ok_or_else(unknown)?;
-            let task = store.get(&id).map_err(|error| error.to_string())?;
-            pretty(&task.ok_or_else(|| format!("Task not found: {id}"))?)
+            let task = store.get(&id)?;
+            pretty(&task.ok_or_else(|| missing(&id))?)
         }
         ("task", [id, "comments"]) => {
             let id = number(id).ok_or_else(unknown)?;
-            let comments = store.comments(&id).map_err(|error| error.to_string())?;
+            let comments = store.comments(&id)?;
             pretty(&json!({"task_id": id, "count": comments.len(), "comments": comments}))
         }
         ("task", [id, "links"]) => {
             let id = number(id).ok_or_else(unknown)?;
-            let links = store.links(&id).map_err(|error| error.to_string())?;
+            let links = store.links(&id)?;
             pretty(&json!({"task_id": id, "count": links.len(), "links": links}))
         }
         ("task", ["hierarchy", id]) => {
             let id = number(id).ok_or_else(unknown)?;
-            let family = store.family(&id, true).map_err(|error| error.to_string())?;
-            pretty(&family.ok_or_else(|| format!("Task not found: {id}"))?)
+            let family = store.family(&id, true)?;
+            pretty(&family.ok_or_else(|| missing(&id))?)
         }
-        ("queue", [agent]) if !agent.is_empty() => {
-            agent_queue(store, &decoded(agent)).map_err(|error| error.to_string())?
-        }
+        ("queue", [agent]) if !agent.is_empty() => agent_queue(store, &decoded(agent))?,
         ("tasks", ["active"]) => {
-            let tasks = store
-                .list(&Filter::default())
-                .map_err(|error| error.to_string())?;
+            let tasks = store.list(&Filter::default())?;
             listing(&json!({"count": tasks.len()}), "tasks", &tasks)
         }
         ("tasks", ["archived"]) => {
@@ -57,7 +54,7 @@ pub(super) fn read(store: &Store, uri: &str) -> Result<String, String> {
                 include_archived: true,
                 ..Filter::default()
             };
-            let mut tasks = store.list(&all).map_err(|error| error.to_string())?;
+            let mut tasks = store.list(&all)?;
             tasks.retain(|task| task.archived_at.is_some());
             listing(&json!({"count": tasks.len()}), "tasks", &tasks)
         }

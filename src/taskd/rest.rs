@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::http::{MAX_BODY, refusal};
 use super::resources::decoded;
-use super::store::{Changes, Filter, NewTask, Number, Store, Trouble};
+use super::store::{Changes, Filter, NewTask, Number, Store, Trouble, patiently};
 
 const STATUSES: [&str; 3] = ["idle", "working", "complete"];
 
@@ -28,8 +28,11 @@ type Told = (StatusCode, Value);
 impl From<Trouble> for Told {
     fn from(trouble: Trouble) -> Self {
         let status = match &trouble {
-            Trouble::Refused(why) if why.contains("not found") => StatusCode::NOT_FOUND,
+            Trouble::Missing(_) => StatusCode::NOT_FOUND,
             Trouble::Refused(_) => StatusCode::BAD_REQUEST,
+            Trouble::Read(_) | Trouble::Write(_) if trouble.is_busy() => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Trouble::Read(_) | Trouble::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         error(status, trouble.to_string())
@@ -66,7 +69,10 @@ pub(super) async fn answer(store: Arc<Store>, request: Request) -> Response {
         return refusal(StatusCode::BAD_REQUEST, "Invalid JSON body");
     };
     let Ok(Query(query)) = Query::<HashMap<String, String>>::try_from_uri(&parts.uri) else {
-        return refusal(StatusCode::BAD_REQUEST, "Invalid query");
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "the part of the address after `?` cannot be read; it is NAME=VALUE, joined by `&`",
+        );
     };
     let path = parts.uri.path().trim_start_matches("/api/v1");
     let steps: Vec<String> = path.split('/').skip(1).map(decoded).collect();
@@ -76,8 +82,9 @@ pub(super) async fn answer(store: Arc<Store>, request: Request) -> Response {
         body: &body,
         query: &query,
     };
-    let (status, value) = call
-        .route(&parts.method, &steps)
+    let is_busy = |told: &Told| told.0 == StatusCode::SERVICE_UNAVAILABLE;
+    let (status, value) = patiently(|| call.route(&parts.method, &steps), is_busy)
+        .await
         .unwrap_or_else(|told| told);
     respond(&parts.method, &parts.headers, status, &value)
 }
@@ -170,14 +177,14 @@ impl<'a> Call<'a> {
         match self.body.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(invalid(format!("{name} must be a string"))),
+            Some(_) => Err(invalid(format!("`{name}` takes a text"))),
         }
     }
 
     fn needed(&self, name: &str) -> Result<&'a str, Told> {
         self.text(name)?
             .filter(|text| !text.trim().is_empty())
-            .ok_or_else(|| invalid(format!("{name} is required and must be a non-empty string")))
+            .ok_or_else(|| invalid(format!("`{name}` is missing or blank")))
     }
 
     fn number(&self, name: &str) -> Result<Option<Option<Number>>, Told> {
@@ -186,14 +193,14 @@ impl<'a> Call<'a> {
             Some(Value::Null) => Ok(Some(None)),
             Some(value) => match value.as_i64() {
                 Some(number) => Ok(Some(Some(number.into()))),
-                None => Err(invalid(format!("{name} must be a finite integer"))),
+                None => Err(invalid(format!("`{name}` takes a whole number"))),
             },
         }
     }
 
     fn priority(&self) -> Result<Option<Number>, Told> {
         match self.number("priority")? {
-            Some(None) => Err(invalid("priority must be a finite integer")),
+            Some(None) => Err(invalid("`priority` takes a whole number")),
             given => Ok(given.flatten()),
         }
     }
@@ -204,7 +211,7 @@ impl<'a> Call<'a> {
             Some(tags @ Value::Array(items)) if items.iter().all(Value::is_string) => {
                 Ok(Some(tags.to_string()))
             }
-            Some(_) => Err(invalid("tags must be an array of strings")),
+            Some(_) => Err(invalid("`tags` takes a list of texts")),
         }
     }
 
@@ -270,7 +277,7 @@ impl<'a> Call<'a> {
                 Some("null") => Some(None),
                 Some(text) => {
                     Some(Some(Number::from(text.parse::<i64>().map_err(|_| {
-                        invalid("parent_task_id must be an integer or null")
+                        invalid("`parent_task_id` takes the number of a task, or null for those without a parent")
                     })?)))
                 }
             },
@@ -303,7 +310,7 @@ impl<'a> Call<'a> {
         match self.query.get(name).map(String::as_str) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(_) => Err(invalid(format!("{name} must be 'true' or 'false'"))),
+            Some(_) => Err(invalid(format!("`{name}` takes true or false"))),
         }
     }
 
@@ -313,7 +320,7 @@ impl<'a> Call<'a> {
         };
         match text.parse::<u32>() {
             Ok(count) => Ok(Some(i64::from(count).into())),
-            Err(_) => Err(invalid(format!("{name} must be a non-negative integer"))),
+            Err(_) => Err(invalid(format!("`{name}` takes a whole number from 0 up"))),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The database file: its tables, and which files may be opened.
 //!
-//! Column names, their order, defaults and index names are those of tinytask v2, so that either server opens the other's
-//! file. A file with v1's tables gets v2's columns; anything else is left untouched and refused.
+//! Column names, their order and defaults are those of tinytask v2, so that either server opens the other's file. A file with v1's
+//! tables gets v2's columns; anything else is left untouched and refused.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -109,20 +109,21 @@ CREATE TABLE IF NOT EXISTS task_history (
 );
 ";
 
-const INDEXES: &str = "
-CREATE INDEX IF NOT EXISTS idx_tasks_assigned_to ON tasks (assigned_to);
-CREATE INDEX IF NOT EXISTS idx_tasks_status ON tasks (status);
-CREATE INDEX IF NOT EXISTS idx_tasks_assigned_status ON tasks (assigned_to, status);
-CREATE INDEX IF NOT EXISTS idx_tasks_archived ON tasks (archived_at);
-CREATE INDEX IF NOT EXISTS idx_tasks_parent_task_id ON tasks (parent_task_id);
-CREATE INDEX IF NOT EXISTS idx_tasks_queue_name ON tasks (queue_name);
-CREATE INDEX IF NOT EXISTS idx_tasks_queue_status ON tasks (queue_name, status);
-CREATE INDEX IF NOT EXISTS idx_tasks_queue_assigned ON tasks (queue_name, assigned_to);
-CREATE INDEX IF NOT EXISTS idx_tasks_blocked_by ON tasks (blocked_by_task_id);
-CREATE INDEX IF NOT EXISTS idx_comments_task_id ON comments (task_id);
-CREATE INDEX IF NOT EXISTS idx_links_task_id ON links (task_id);
-CREATE INDEX IF NOT EXISTS idx_history_task_id ON task_history (task_id);
-";
+/// What is searched for. The columns are those tinytask has indexes on; the names are ours, as nobody asks for an index by name.
+const INDEXES: [(&str, &str); 12] = [
+    ("tasks", "assigned_to"),
+    ("tasks", "status"),
+    ("tasks", "assigned_to, status"),
+    ("tasks", "archived_at"),
+    ("tasks", "parent_task_id"),
+    ("tasks", "queue_name"),
+    ("tasks", "queue_name, status"),
+    ("tasks", "queue_name, assigned_to"),
+    ("tasks", "blocked_by_task_id"),
+    ("comments", "task_id"),
+    ("links", "task_id"),
+    ("task_history", "task_id"),
+];
 
 /// What every generation has, and what later ones added, as ALTER TABLE adds it.
 const FIRST_COLUMNS: [&str; 11] = [
@@ -151,7 +152,7 @@ const ADDED_COLUMNS: [(&str, &str); 4] = [
     ),
 ];
 
-/// Longest wait for another process that writes to the same file; tinytask's own figure.
+/// Longest wait for another program that writes to the same file; tinytask's own figure.
 pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 /// Opens the file, makes it when there is none, brings an older one up to date. Nothing is written into a file that is
@@ -214,6 +215,8 @@ pub(super) fn open(path: &Utf8Path) -> Result<Connection, OpenError> {
         bring_up_to_date(&mut db).map_err(told)?;
     }
     db.set_prepared_statement_cache_capacity(64);
+    // From here on waiting is the caller's (`patiently`): SQLite would put the whole server to sleep.
+    db.busy_timeout(Duration::ZERO).map_err(told)?;
     Ok(db)
 }
 
@@ -318,6 +321,21 @@ fn bring_up_to_date(db: &mut Connection) -> rusqlite::Result<()> {
                 .execute_batch(&format!("ALTER TABLE tasks ADD COLUMN {name} {definition}"))?;
         }
     }
-    transaction.execute_batch(INDEXES)?;
+    for (table, columns) in INDEXES {
+        if !has_index(&transaction, table, columns)? {
+            let name = format!("{table}_by_{}", columns.replace(", ", "_and_"));
+            transaction.execute_batch(&format!("CREATE INDEX {name} ON {table} ({columns})"))?;
+        }
+    }
     transaction.commit()
+}
+
+/// Is there one on just these columns, whatever its name? An older file has its own.
+fn has_index(db: &Connection, table: &str, columns: &str) -> rusqlite::Result<bool> {
+    db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1) l WHERE l.partial = 0 AND ?2 = \
+         (SELECT group_concat(i.name, ', ' ORDER BY i.seqno) FROM pragma_index_info(l.name) i))",
+        [table, columns],
+        |row| row.get(0),
+    )
 }

@@ -1,11 +1,12 @@
 //! The SQL, and all rules about tasks.
 //!
 //! One connection behind one lock: a call is one short transaction, IMMEDIATE where it writes. Two servers on one file are
-//! safe: a writer waits for the other's commit before it reads what it decides by, so nobody claims a task twice.
+//! safe: a writer begins after the other's commit, before it reads what it decides by, so nobody claims a task twice.
 //!
-//! Knows nothing of MCP, HTTP or texts that only one tool has; its refusals are the words tinytask uses.
+//! Nothing here waits. Where another program writes at this moment, a call has done nothing and says so; [`patiently`] repeats
+//! it while others are served.
 //!
-//! Known gap: while another program holds the file's write lock, calls wait, up to [`schema::BUSY`].
+//! Knows nothing of MCP, HTTP or texts that only one tool has; its refusals are the words tinytask uses where clients know them.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,8 +19,7 @@ use rusqlite::{
 };
 use serde::Serialize;
 use serde_json::Value;
-
-use crate::edge::clock;
+use tokio::time::Instant;
 
 use super::schema;
 
@@ -197,11 +197,27 @@ pub(super) enum Trouble {
     /// The rules say no.
     #[error("{0}")]
     Refused(String),
+    /// What is asked about is not there.
+    #[error("{0}")]
+    Missing(String),
     /// SQLite says no; in the words of tinytask, as clients look for `database is locked`.
     #[error("Query failed: {0}")]
     Read(rusqlite::Error),
     #[error("Execute failed: {0}")]
     Write(rusqlite::Error),
+}
+
+impl Trouble {
+    /// Another program has the file; the call has changed nothing.
+    pub(super) fn is_busy(&self) -> bool {
+        let (Self::Read(error) | Self::Write(error)) = self else {
+            return false;
+        };
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        )
+    }
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -216,9 +232,13 @@ fn refused<T>(why: impl Into<String>) -> Outcome<T> {
     Err(Trouble::Refused(why.into()))
 }
 
+fn missing<T>(what: impl Into<String>) -> Outcome<T> {
+    Err(Trouble::Missing(what.into()))
+}
+
 /// `Task not found: 7`.
 fn not_found<T>(what: &str, id: &Number) -> Outcome<T> {
-    refused(format!("{what} not found: {id}"))
+    missing(format!("{what} not found: {id}"))
 }
 
 /// The open database.
@@ -267,41 +287,39 @@ impl Store {
     }
 
     /// All or nothing. The write lock is taken before the first read: two servers cannot both see a task as idle.
-    ///
-    /// SQLite waits for another writer by itself; what it refuses at once (a recovery, a snapshot overtaken) has changed
-    /// nothing and is tried again here.
     fn write<T>(&self, work: impl Fn(&Transaction<'_>) -> Outcome<T>) -> Outcome<T> {
         let mut connection = self.lock();
-        let begun = clock::boot().0;
-        loop {
-            let done = attempt(&mut connection, &work);
-            let waited = Duration::from_millis(clock::boot().0 - begun);
-            match &done {
-                Err(Trouble::Write(error)) if is_busy(error) && waited < schema::BUSY => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                _ => return done,
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+}
+
+/// Does `work`, again and again while another program is writing to the file, for as long as tinytask waits.
+///
+/// The interleaving it survives: a call finds the file locked, has changed nothing, and sleeps; others read, and write first if
+/// the lock is free before this one wakes. Each try is a transaction of its own, so it decides by what is there then. A server
+/// that ends meanwhile has answered nothing.
+pub(super) async fn patiently<T, E>(
+    mut work: impl FnMut() -> Result<T, E>,
+    is_busy: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + schema::BUSY;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match work() {
+            Err(trouble) if is_busy(&trouble) && Instant::now() < end => {
+                tokio::time::sleep(pause).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
+            done => return done,
         }
     }
 }
 
-fn attempt<T>(
-    connection: &mut Connection,
-    work: impl Fn(&Transaction<'_>) -> Outcome<T>,
-) -> Outcome<T> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let done = work(&transaction)?;
-    transaction.commit()?;
-    Ok(done)
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
-}
+/// Between two tries; a few of them are lost to a program that writes all the time.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// One task, or none.
 fn task(db: &Connection, id: &Number) -> Outcome<Option<Task>> {

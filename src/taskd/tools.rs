@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::arguments::{self, Arguments, Kind, Param, Unknown};
-use super::store::{Filter, Outcome, Store, Task};
+use super::store::{Filter, Outcome, Store, Task, Trouble, patiently};
 
 mod notes;
 mod queues;
@@ -106,7 +106,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Tool> {
 }
 
 /// Calls a tool by name.
-pub(super) fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
+pub(super) async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
     let Some(tool) = all().find(|tool| tool.name == name) else {
         return Answer::error(format!("Unknown tool: {name}"));
     };
@@ -114,7 +114,8 @@ pub(super) fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Ans
         Ok(arguments) => arguments,
         Err(issues) => return Answer::error(format!("Error calling tool {name}: {issues}")),
     };
-    let answer = (tool.run)(store, &arguments)
+    let answer = patiently(|| (tool.run)(store, &arguments), Trouble::is_busy)
+        .await
         .unwrap_or_else(|trouble| Answer::error(format!("{}{trouble}", tool.trouble)));
     let about = || arguments.first_id(&["task_id", "subtask_id", "to_task_id", "parent_task_id"]);
     let id = || match name.contains("_task") {

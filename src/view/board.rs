@@ -1,6 +1,6 @@
 //! A snapshot and its decision, sorted by queue: what `status` prints and its JSON holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::core::model::{
     Leftover, Millis, Now, ProviderName, QueueName, Recipe, RunId, RunSubject, Task, TaskId,
@@ -165,7 +165,10 @@ impl<'a> Board<'a> {
             })
             .filter(|live| live.meaning != Meaning::Litter)
             .collect();
-        let running: BTreeSet<RunSubject> = live.iter().map(|l| l.run.dir.id.subject).collect();
+        let running: BTreeMap<RunSubject, QueueName> = live
+            .iter()
+            .map(|l| (l.run.dir.id.subject, l.run.dir.queue.clone()))
+            .collect();
 
         let mut rows: BTreeMap<QueueName, Row> = BTreeMap::new();
         let mut row = |queue: &QueueName| {
@@ -211,12 +214,14 @@ impl<'a> Board<'a> {
                 row.runs.push(live);
             }
         }
-        for task in seen
-            .tasks
-            .values()
-            .filter(|t| !running.contains(&RunSubject::Task(t.id)))
-        {
-            let Some(row) = task.queue().and_then(|queue| rows.get_mut(&queue)) else {
+        for task in seen.tasks.values() {
+            let queue = task.queue();
+            // Its row has its run, unless it was handed on already: then it waits in the other row for the run's end.
+            let of_run = running.get(&RunSubject::Task(task.id));
+            if of_run.is_some() && of_run == queue.as_ref() {
+                continue;
+            }
+            let Some(row) = queue.and_then(|queue| rows.get_mut(&queue)) else {
                 continue;
             };
             let hold = task_holds.get(&task.id).map(|(_, hold)| *hold);

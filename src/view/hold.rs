@@ -85,9 +85,9 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             "paused: nothing is started".into(),
             Some("calypso-watch resume".into()),
         ),
-        Hold::QueuePaused => (
+        Hold::QueuePaused { queue } => (
             "its queue is paused".into(),
-            Some(format!("calypso-watch resume {queue_name}")),
+            Some(format!("calypso-watch resume {queue}")),
         ),
         Hold::NoRecipe => (
             format!("it is a person's queue (no recipes/{queue_name}.yaml)"),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::core::layout::subject_dir;
 use crate::core::model::{Now, RunSubject, Timestamp};
-use crate::core::{Action, Decision, Launch, Mark, Snapshot, Subject};
+use crate::core::{Action, Decision, Launch, Mark, Snapshot, StopCause, Subject};
 use crate::view::board::verdict_words;
 use crate::view::hold::{shared_words, words};
 use crate::view::status_json::HoldJson;
@@ -87,7 +87,13 @@ fn deed(action: &Action) -> Option<String> {
         Action::Launch(_) | Action::FinishVerdict { .. } | Action::ClearLitter { .. } => {
             return None;
         }
-        Action::Stop { run, outcome } => format!("end run {}: {outcome}", run.id),
+        Action::Stop { run, cause } => {
+            let why = match cause {
+                StopCause::Asked => "a person asked for it",
+                StopCause::TimeLimit => "its time is over",
+            };
+            format!("end run {}: {why}", run.id)
+        }
         Action::Sweep { run, .. } => format!("end what run {} left behind", run.id),
         Action::ClearPidFile { run } => {
             format!("remove the pid file of run {}, which is over", run.id)

@@ -342,7 +342,7 @@ fn row_lines(input: &StatusInput, row: &Row, columns: &Columns) -> Vec<String> {
         );
     }
     let told = |hold: Option<&Hold>| match hold {
-        Some(Hold::QueuePaused) => row.is_paused,
+        Some(Hold::QueuePaused { .. }) => row.is_paused,
         Some(Hold::BrokenRecipe { .. }) => matches!(row.recipe, Some(Err(_))),
         Some(Hold::Environment { .. } | Hold::NoProgram { .. }) => !row.holds.is_empty(),
         None => true,

@@ -108,28 +108,44 @@ fn an_agent_that_does_not_do_its_work_costs_an_attempt() {
     });
 }
 
-/// Before its first word to the model goose waits for its servers for ever, so only the time limit ends it.
+/// Before its first word to the model goose waits for its servers for ever, and for a slow model for ten minutes, so it is the
+/// time limit that ends it.
 #[test]
-fn a_server_that_never_answers_costs_an_attempt_at_the_time_limit() {
+fn an_agent_that_waits_for_ever_costs_an_attempt_at_the_time_limit() {
     let Some(goose) = goose() else { return };
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let address = silent.local_addr().expect("a bound socket has an address");
-    let limits = "[queues.patient]\ntime_limit = \"3s\"\n";
+    let limits = "[queues.patient]\ntime_limit = \"3s\"\n[queues.dreamer]\ntime_limit = \"10s\"\n";
     let mut world = Watched::new(goose, "stop_grace = \"1s\"", limits);
-    let url = format!(
+    let extension = format!(
         "  - type: streamable_http\n    name: tinytask\n    description: d\n    uri: http://{address}/mcp"
     );
-    world.write_recipe("patient", &recipe_with("patient", &url));
-    let id = world.task("a task", "patient");
+    world.write_recipe("patient", &recipe_with("patient", &extension));
+    world.recipe("dreamer");
+    world.model.play("dreamer", Part::Stalls);
+    let cases = [
+        ("patient", Verdict::NoProgress, 0),
+        ("dreamer", Verdict::LeftWorking, 1),
+    ]
+    .map(|(queue, stands, put_back)| (queue, stands, put_back, world.task("a task", queue)));
     world.watch();
-    let verdict = world.verdict("patient", 1);
-    assert_eq!(verdict.outcome, Outcome::TimedOut);
-    assert_eq!(failure(&verdict), Some((FailureClass::Task, "timed out")));
-    assert_eq!(of_task(&verdict), &Verdict::NoProgress);
-    eventually("it backs off", || {
-        hold_of(&world.status(), id).as_deref() == Some("backing_off")
-    });
-    assert!(world.agents().is_empty());
+    for (queue, stands, put_back, id) in cases {
+        let verdict = world.verdict(queue, 1);
+        assert_eq!(verdict.outcome, Outcome::TimedOut, "{queue}");
+        let expected = Some((FailureClass::Task, "timed out"));
+        assert_eq!(failure(&verdict), expected, "{queue}");
+        assert_eq!(of_task(&verdict), &stands, "{queue}");
+        eventually(&format!("{queue} backs off"), || {
+            hold_of(&world.status(), id).as_deref() == Some("backing_off")
+        });
+        assert_eq!(world.at(id), format!("{queue} idle"));
+        let comments = world.comments(id);
+        assert_eq!(
+            comments.matches("put this task back").count(),
+            put_back,
+            "{comments}"
+        );
+    }
 }
 
 /// Without its tinytask an agent can do nothing, and goose says so once and goes on. No attempt: nobody's work is to blame.
@@ -141,6 +157,10 @@ fn an_extension_that_cannot_start_holds_the_queue_until_the_recipe_is_mended() {
     world.write_recipe("blogger", &recipe_with("blogger", broken));
     let first = world.task("first", "blogger");
     let second = world.task("second", "blogger");
+    // Another thing that no attempt would mend.
+    world.recipe("ghost");
+    world.model.play("ghost", Part::NoSuchModel);
+    world.task("third", "ghost");
     world.watch();
     let verdict = world.verdict("blogger", 1);
     let reason = "extension `tinytask` failed to start";
@@ -165,6 +185,9 @@ fn an_extension_that_cannot_start_holds_the_queue_until_the_recipe_is_mended() {
     });
     let second_try = world.verdict("blogger", 2);
     assert_eq!((second_try.attempt, &second_try.failure), (1, &None));
+    let ghost = world.verdict("ghost", 1);
+    let expected = (FailureClass::Environment, "the model does not exist");
+    assert_eq!(failure(&ghost), Some(expected));
 }
 
 /// One of a provider's failures, up to the hold that follows: nothing of that provider starts, and nobody's attempt is spent.
@@ -298,4 +321,61 @@ fn a_task_is_parked_after_its_last_attempt_and_a_retry_lifts_that() {
     eventually("it is complete", || world.at(id) == "blogger complete");
     world.rests();
     assert_eq!(world.verdict("blogger", 3).attempt, 1);
+}
+
+#[test]
+fn a_dispatcher_that_does_nothing_costs_the_request_an_attempt() {
+    let Some(goose) = goose() else { return };
+    let world = Watched::start(goose, "", "");
+    world.model.play("dispatcher", Part::SaysDone);
+    world.team.request("login.md", "# Add OAuth login\n");
+    let verdict = world.verdict("dispatcher", 1);
+    let reason = "left 1 of 1 requests in inbound";
+    assert_eq!(failure(&verdict), Some((FailureClass::Task, reason)));
+    assert!(verdict.files[0].left, "{verdict:#?}");
+    eventually("the request backs off", || {
+        world.status()["inbound"][0]["hold"]["hold"] == "file_backing_off"
+    });
+    // Edited, it is a new request, and needs to wait for nothing.
+    world.model.play("dispatcher", Part::Works);
+    world.model.play("architect", Part::Waits);
+    world
+        .team
+        .request("login.md", "# Add OAuth login, with two providers\n");
+    eventually("architect has it", || {
+        world.model.requests("architect") == 1
+    });
+    assert_eq!(world.verdict("dispatcher", 2).attempt, 1);
+}
+
+/// A request that is in tinytask already must not go through the paid path twice.
+#[test]
+fn a_request_that_was_dispatched_but_not_moved_is_held_for_a_person() {
+    let Some(goose) = goose() else { return };
+    let world = Watched::start(goose, "", "");
+    world.model.play("dispatcher", Part::Forgets);
+    world.team.request("login.md", "# Add OAuth login\n");
+    let verdict = world.verdict("dispatcher", 1);
+    assert!(verdict.files[0].left, "{verdict:#?}");
+    let mut status = Value::Null;
+    eventually("the request is held", || {
+        status = world.status();
+        status["inbound"][0]["hold"]["hold"] == "dispatched_not_moved"
+    });
+    assert_eq!(
+        status["inbound"][0]["hold"]["tasks"],
+        serde_json::json!([1])
+    );
+    let screen = world.types(&["status"]);
+    assert!(screen.out.contains("task_1"), "{}", screen.out);
+    assert_eq!(world.model.sessions("dispatcher"), 1);
+    // A person has looked: the dispatcher finds what it began, and goes on with it.
+    world.model.play("dispatcher", Part::Works);
+    world.model.play("architect", Part::Waits);
+    assert_eq!(world.types(&["retry", "inbound"]).code, Some(0));
+    eventually("architect has it", || {
+        world.model.requests("architect") == 1
+    });
+    assert_eq!(world.tinytask.tasks().len(), 1);
+    assert!(world.team.names("inbound").is_empty());
 }

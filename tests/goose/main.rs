@@ -16,4 +16,5 @@ mod agents;
 mod lies;
 mod path;
 mod rules;
+mod tools;
 mod watched;

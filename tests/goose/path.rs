@@ -139,8 +139,10 @@ fn run_once_after_run_once_takes_a_request_across() {
         world.model.play(queue, Part::Waits);
         once();
         // It came back although the agent has no answer yet.
+        eventually(&format!("{queue}'s agent is there"), || {
+            world.agents().len() == 1
+        });
         let agents = world.agents();
-        assert_eq!(agents.len(), 1, "{queue}");
         once();
         assert_eq!(world.agents(), agents, "{queue}: nothing is started twice");
         world.model.play(queue, Part::Works);

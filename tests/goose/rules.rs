@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use calypso_watch::core::model::Outcome;
 use serde_json::Value;
 
 use crate::model::Part;
@@ -117,8 +118,7 @@ fn the_next_agent_starts_when_the_last_one_is_over_not_when_it_hands_on() {
         let status = world.status();
         let product = (status["queues"].as_array().into_iter().flatten())
             .find(|queue| queue["queue"] == "product");
-        std::fs::write("/tmp/goose2-status.json", format!("{status:#}")).unwrap();
-        product.is_some_and(|product| product["tasks"][0]["task"] == id)
+        product.is_some_and(|product| product["tasks"][0]["hold"]["hold"] == "run_not_over")
     });
     let why = world.types(&["why", &id.to_string()]);
     assert!(why.out.contains("architect"), "{}", why.out);
@@ -173,4 +173,63 @@ fn a_recipe_that_talks_to_another_tinytask_is_told() {
     let status = world.types(&["status"]);
     assert!(status.out.contains("BEWARE"), "{}", status.out);
     assert!(status.out.contains("127.0.0.1:9"), "{}", status.out);
+}
+
+/// A person's word: it costs no attempt, and nothing starts again by itself.
+#[test]
+fn a_run_that_is_stopped_lets_go_of_its_task_until_a_retry() {
+    let Some(goose) = goose() else { return };
+    let world = Watched::start(goose, "", "");
+    world.recipe("blogger");
+    world.model.play("blogger", Part::Stalls);
+    let id = world.task("a task", "blogger");
+    eventually("it is claimed", || world.at(id) == "blogger working");
+    let stop = world.types(&["stop", &id.to_string()]);
+    assert_eq!(stop.code, Some(0), "{stop:#?}");
+    let verdict = world.verdict("blogger", 1);
+    assert!(
+        matches!(verdict.outcome, Outcome::Stopped(_)),
+        "{verdict:#?}"
+    );
+    assert_eq!(verdict.failure, None);
+    eventually("it is held", || {
+        hold_of(&world.status(), id).as_deref() == Some("stopped_by_person")
+    });
+    assert_eq!(world.at(id), "blogger idle");
+    let why = world.types(&["why", &id.to_string()]);
+    assert!(why.out.contains("calypso-watch retry"), "{}", why.out);
+    world.model.play("blogger", Part::Works);
+    assert_eq!(world.types(&["retry", &id.to_string()]).code, Some(0));
+    eventually("it is complete", || world.at(id) == "blogger complete");
+    world.rests();
+    assert_eq!(world.verdict("blogger", 2).attempt, 1);
+}
+
+/// What goose's shell tool leaves behind, in a session of its own, is ended before the next agent starts.
+#[test]
+fn what_an_agent_left_behind_is_gone_before_the_next_one_starts() {
+    let Some(goose) = goose() else { return };
+    let world = Watched::start(goose, "", "");
+    world.model.play("architect", Part::Litters);
+    world.model.play("product", Part::Waits);
+    let id = world.task("a task", "architect");
+    eventually("product asks its model", || {
+        world.model.requests("product") == 1
+    });
+    let token = {
+        let run = world.verdict("architect", 1);
+        world.records(&run.queue, run.run).0.token
+    };
+    let of_run = format!("CALYPSO_RUN={token}");
+    let left = std::fs::read_dir("/proc")
+        .expect("Linux")
+        .flatten()
+        .any(|process| {
+            let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+            let mut variables = environment.split(|byte| *byte == 0);
+            variables.any(|variable| variable == of_run.as_bytes())
+        });
+    assert!(!left, "something of the run lives: {}", world.said());
+    let log = world.types(&["logs", &id.to_string(), "--run", "1"]);
+    assert!(log.out.contains("sleep 1000"), "it was there: {}", log.out);
 }

@@ -84,7 +84,7 @@ fn a_read_only_base_path() {
         .tells(3, "NOT RUNNING (never looked)");
     world
         .cli(&["plan"])
-        .tells(0, &format!("would start #{id} good"));
+        .tells(0, &format!("would start #{id} a task · good"));
     world
         .cli(&["why", &id.to_string()])
         .tells(0, &format!("#{id}"));
@@ -114,8 +114,9 @@ fn a_full_disk_starts_nothing_and_goes_on_once_there_is_room() {
         "cp -a '{base}' '{base}.copy'; mount -t tmpfs -o size=1m,mode=755 tmpfs '{base}'; cp -a '{base}.copy/.' '{base}'; rm -r '{base}.copy'"
     ));
     world.wrap = namespaces.wrap();
-    world.start();
     let inside = namespaces.inside(&world.base);
+    world.seen_at = inside.clone();
+    world.start();
     let filler = inside.join("filler");
     fill(&filler);
     let id = world.tinytask.create("a task", "good");

@@ -163,7 +163,7 @@ fn a_dead_pid_is_cleared_and_a_hand_started_agent_is_waited_for() {
     world.eventually("both are done", || {
         world.status_of(dead) == "complete" && world.status_of(by_hand) == "complete"
     });
-    assert!(!by_hand_file.exists());
+    world.eventually("nothing is left", || !by_hand_file.exists());
 }
 
 #[test]
@@ -185,8 +185,9 @@ fn a_process_younger_than_its_pid_file_is_held_until_released() {
     world
         .cli(&["release", &id.to_string()])
         .tells(0, "is released");
-    world.eventually("it runs", || world.status_of(id) == "complete");
-    assert!(!path.exists());
+    world.eventually("it runs", || {
+        world.status_of(id) == "complete" && !path.exists()
+    });
 }
 
 #[test]

@@ -186,19 +186,13 @@ fn nobody_answers() {
 #[test]
 fn an_address_of_the_old_transport_is_refused() {
     let fake = Fake::serve(|request| {
-        if request.starts_with("GET /mcp") {
-            http(
-                "200 OK",
-                "text/event-stream",
-                "event: endpoint\ndata: /mcp?sessionId=1\n\n",
-            )
-        } else {
-            http(
-                "400 Bad Request",
-                "text/html",
-                "Missing sessionId parameter",
-            )
-        }
+        // As v1 was recorded.
+        assert!(request.starts_with("POST /mcp"), "{request}");
+        http(
+            "400 Bad Request",
+            "application/json",
+            "{\"error\":\"Missing session ID\"}",
+        )
     });
     unreachable(
         &fake.url,
@@ -314,4 +308,44 @@ fn twenty_five_thousand_tasks() {
         "one screen"
     );
     assert_eq!(world.cli(&["task", "list"]).out.lines().count(), 25_001);
+}
+
+/// The port of the built-in one is another program's, which answers and even speaks HTTP.
+#[test]
+fn a_port_of_the_built_in_one_that_is_taken() {
+    let mut world = World::new();
+    let fake = Fake::serve(weather);
+    let address = fake
+        .url
+        .trim_start_matches("http://")
+        .trim_end_matches("/mcp");
+    let tables = format!("[tinytask]\nbuiltin = true\nlisten = \"{address}\"\n");
+    world.settings("", &tables);
+    for args in [&["run"][..], &["run", "--once"]] {
+        let said = world.cli(args);
+        said.tells(
+            4,
+            &format!("cannot listen on `{address}`: Address already in use"),
+        );
+        said.tells(
+            4,
+            "hint: its own words are in `.calypso/tinytask.log`; `listen` in calypso.toml, [tinytask], gives it another port",
+        );
+    }
+    // Set free again, it is taken.
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("it listens");
+    drop(free);
+    world.settings(
+        "",
+        &format!("[tinytask]\nbuiltin = true\nlisten = \"{address}\"\n"),
+    );
+    world.start();
+    world.cli(&["status"]).tells(0, "tinytask built in ok");
+    world
+        .cli(&["tinytask", "stop"])
+        .tells(0, "ended the built-in tinytask");
+    world.eventually("it is started again", || {
+        world.status().contains("tinytask built in ok")
+    });
 }

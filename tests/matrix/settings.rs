@@ -310,3 +310,31 @@ fn a_wish_comes_before_the_first_daemon() {
         .tells(0, "gets a fresh start");
     world.eventually("it is started", || world.status_of(id) == "complete");
 }
+
+/// An agent that names its tinytask goes on while somebody edits the settings.
+#[test]
+fn a_task_command_with_an_address_needs_no_settings() {
+    let world = World::new();
+    let id = world.task("people");
+    world.write("calypso.toml", "max_runs = 0");
+    let url = world.tinytask.url();
+    world
+        .cli(&["task", "list"])
+        .tells(2, "`max_runs` must be at least 1");
+    let id = id.to_string();
+    world
+        .cli(&["task", "done", &id, "--tinytask-url", &url])
+        .tells(0, "");
+    world.cli(&["task", "list", "--tinytask-url", "here"]).fails(
+        2,
+        "error: `tinytask_url` must be like `http://127.0.0.1:3000/mcp`, got `here` (from `--tinytask-url`)\n",
+    );
+}
+
+#[test]
+fn the_demo_takes_no_base_path() {
+    World::new().cli(&["demo"]).fails(
+        2,
+        "error: `demo` makes a base path of its own, in a temporary folder\nhint: leave `--base-path` out; `--keep` keeps it\n",
+    );
+}

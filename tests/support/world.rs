@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) tinytask: Tinytask,
     /// Words before each command line of the program: another user, other namespaces.
     pub(crate) wrap: Vec<String>,
+    /// Where the base path's files are seen from here, should it be mounted for the program only.
+    pub(crate) seen_at: PathBuf,
     /// Variables of each command.
     pub(crate) env: Vec<(String, String)>,
     daemon: Option<Child>,
@@ -94,6 +96,7 @@ impl World {
         fs::write(base.join("good.sh"), agent).expect("a new file");
         let world = Self {
             folder,
+            seen_at: base.clone(),
             base,
             tinytask,
             wrap: Vec::new(),
@@ -128,12 +131,12 @@ impl World {
     /// Writes a file below the base path.
     #[track_caller]
     pub(crate) fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.base.join(path), bytes).expect("writable");
+        fs::write(self.seen_at.join(path), bytes).expect("writable");
     }
 
     /// Reads one; empty where it is not there.
     pub(crate) fn read(&self, path: &str) -> String {
-        let bytes = fs::read(self.base.join(path)).unwrap_or_default();
+        let bytes = fs::read(self.seen_at.join(path)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -151,7 +154,7 @@ impl World {
     #[track_caller]
     pub(crate) fn task(&self, queue: &str) -> i64 {
         let id = self.tinytask.create("a task", queue);
-        fs::create_dir_all(self.base.join(format!("workqueue/task_{id}"))).expect("writable");
+        fs::create_dir_all(self.seen_at.join(format!("workqueue/task_{id}"))).expect("writable");
         id
     }
 
@@ -164,7 +167,7 @@ impl World {
 
     /// Its runs until now.
     pub(crate) fn runs_of(&self, subject: &str) -> usize {
-        let dir = self.base.join(".calypso/runs").join(subject);
+        let dir = self.seen_at.join(".calypso/runs").join(subject);
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries.filter(|e| e.path().is_dir()).count()
     }

@@ -1,6 +1,7 @@
 //! Many at once, several servers on one file, and sudden death.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -127,6 +128,95 @@ fn several_servers_share_one_file() {
     assert_eq!(left["count"], 0);
     drop(servers);
     assert_sound(&db);
+}
+
+#[test]
+fn a_file_that_another_program_holds_stops_writes_only() {
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    let server = Server::on(&db);
+    create_tasks(&mut server.client(), "crew", 1);
+    let holder = rusqlite::Connection::open(&db).expect("opens");
+    holder
+        .execute_batch("BEGIN IMMEDIATE; UPDATE tasks SET title = 'held' WHERE id = 1")
+        .expect("nobody else writes");
+    let asked = Barrier::new(3);
+    std::thread::scope(|scope| {
+        let claiming = scope.spawn(|| {
+            let mut client = server.client();
+            asked.wait();
+            client.text("signup_for_task", json!({"agent_name": "crew"}))
+        });
+        let noting = scope.spawn(|| {
+            asked.wait();
+            let body = json!({"content": "said while it was held", "created_by": "b"}).to_string();
+            server.exchange("POST", "/api/v1/tasks/1/comments", &[], &body)
+        });
+        asked.wait();
+        for _ in 0..20 {
+            let queue = server
+                .client()
+                .json("get_my_queue", json!({"agent_name": "crew"}));
+            assert_eq!(
+                queue["tasks"][0]["title"], "0",
+                "what is not committed is not seen"
+            );
+            assert_eq!(server.exchange("GET", "/health", &[], "").status, 200);
+            assert_eq!(
+                server.exchange("GET", "/api/v1/tasks/1", &[], "").status,
+                200
+            );
+        }
+        assert!(!claiming.is_finished() && !noting.is_finished());
+        holder.execute_batch("COMMIT").expect("held above");
+        let claimed = json_of(&claiming.join().expect("no refusal")).expect("a task");
+        assert_eq!(
+            (&claimed["status"], &claimed["title"]),
+            (&json!("working"), &json!("held")),
+            "it decided by what was there when it could write"
+        );
+        assert_eq!(noting.join().expect("no panic").status, 201);
+    });
+}
+
+#[test]
+fn over_stdio_too_a_write_that_waits_lets_a_read_pass() {
+    if elsewhere() {
+        return;
+    }
+    let (_dir, db) = folder();
+    let mut client = Client::stdio(&mut serve(&[
+        "--stdio",
+        "--db",
+        db.to_str().expect("UTF-8"),
+    ]));
+    create_tasks(&mut client, "crew", 1);
+    let holder = rusqlite::Connection::open(&db).expect("opens");
+    holder
+        .execute_batch("BEGIN IMMEDIATE")
+        .expect("nobody else writes");
+    let Client::Stdio {
+        to: Some(to), from, ..
+    } = &mut client
+    else {
+        unreachable!("made above")
+    };
+    let call = |id: &str, tool: &str| {
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+               "params": {"name": tool, "arguments": {"agent_name": "crew"}}})
+    };
+    writeln!(to, "{}", call("write", "signup_for_task")).expect("open");
+    writeln!(to, "{}", call("read", "get_my_queue")).expect("open");
+    let mut answered = || {
+        let mut line = String::new();
+        from.read_line(&mut line).expect("an answer");
+        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["id"].clone()
+    };
+    assert_eq!(answered(), "read");
+    holder.execute_batch("COMMIT").expect("held above");
+    assert_eq!(answered(), "write");
 }
 
 /// Writers write until the server is gone; then all they were told must be there.

@@ -274,7 +274,12 @@ fn people_hold_pause_and_stop() {
     }))
     .at(0)
     .then([])
-    .holds_task(1, Hold::QueuePaused);
+    .holds_task(
+        1,
+        Hold::QueuePaused {
+            queue: queue("coder"),
+        },
+    );
     given(base().but(|seen| seen.controls.pause_all = true))
         .at(0)
         .then([])
@@ -424,9 +429,9 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         .run(shimless("5/1", "blogger", leftovers_alive()))
         .run(unfinished);
     let away = Tinytask::Unreachable {
-        hint: None,
         since: moment(-9),
         error: "refused".into(),
+        hint: None,
     };
     given(base.clone().but(|seen| seen.tinytask = away))
         .at(0)
@@ -434,9 +439,9 @@ fn without_tinytask_nothing_is_started_or_judged_but_processes_are_seen_to() {
         .holds(
             Subject::Everything,
             Hold::TinytaskUnreachable {
-                hint: None,
                 since: moment(-9),
                 error: "refused".into(),
+                hint: None,
             },
         )
         .holds(
@@ -473,7 +478,7 @@ fn an_orphan_is_watched_and_ended_at_its_limit_or_when_a_person_says_so() {
     let stop = orphan().but(|seen| {
         seen.controls.stop.insert(subject(1));
     });
-    given(stop).at(0).then(["stop 1/1: stopped by uid 0"]);
+    given(stop).at(0).then(["stop 1/1: asked"]);
     let in_hand = orphan().but(|seen| seen.runs[0].in_hand = true);
     given(in_hand).at(9999).then([]);
 }
@@ -666,7 +671,7 @@ fn ping_pong_between_queues_ends_at_the_cap_until_a_person_says_retry() {
 
 #[test]
 fn a_run_that_a_person_stopped_is_not_started_again_before_retry() {
-    let by = StoppedBy { uid: 0, pid: 1 };
+    let by = StoppedBy { uid: 0, pid: None };
     for verdict in [
         Verdict::NoProgress,
         Verdict::LeftWorking,
@@ -1018,5 +1023,10 @@ fn inbound_is_held_paused_and_stopped_like_a_task() {
     }))
     .at(0)
     .then([])
-    .holds(on_file("a.md"), Hold::QueuePaused);
+    .holds(
+        on_file("a.md"),
+        Hold::QueuePaused {
+            queue: queue("dispatcher"),
+        },
+    );
 }

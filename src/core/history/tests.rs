@@ -145,7 +145,7 @@ fn progress_begins_a_new_stay_after_a_short_wait() {
 #[test]
 fn a_stop_is_forgotten_once_the_task_moved() {
     let mut stopped = record("1/1", "coder", Verdict::Progress, 0);
-    stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: 1 });
+    stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: None });
     let policy = crate::core::given::world().policy;
     let here = standing(vec![stopped.clone()], "coder");
     let run = run_id("1/1");
@@ -203,7 +203,7 @@ fn a_file_is_known_by_name_inode_and_time() {
 #[test]
 fn a_request_whose_run_a_person_stopped_waits_for_retry() {
     let mut stopped = left_lying("inbound/1", "a.md", &[], 0);
-    stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: 1 });
+    stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: None });
     stopped.failure = None;
     let history = History {
         verdicts: vec![stopped],

@@ -12,7 +12,7 @@ use crate::core::{StrangerKind, Tinytask};
 
 // ── verdicts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const BY: StoppedBy = StoppedBy { uid: 7, pid: 1 };
+const BY: StoppedBy = StoppedBy { uid: 7, pid: None };
 
 /// Run 1/1 of coder is over, and tinytask tells all of task 1.
 fn over(outcome: Outcome, change: impl FnOnce(&mut crate::core::model::Task)) -> World {

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    Comment, Link, Number, Outcome, Store, is_blank, not_found, or_null, refused, task, time,
+    Comment, Link, Number, Outcome, Store, is_blank, missing, not_found, or_null, refused, task,
+    time,
 };
 
 impl Comment {
@@ -63,19 +64,18 @@ pub(super) fn insert_comment(
     existing_comment(db, &db.last_insert_rowid().into())
 }
 
-fn comment(db: &Connection, id: &Number) -> Outcome<Option<Comment>> {
-    Ok(db
+fn existing_comment(db: &Connection, id: &Number) -> Outcome<Comment> {
+    let found = db
         .prepare_cached(
             "SELECT id, task_id, content, created_by, created_at, updated_at FROM comments WHERE id = ?1",
         )?
         .query_row([id], Comment::read)
-        .optional()?)
-}
-
-fn existing_comment(db: &Connection, id: &Number) -> Outcome<Comment> {
-    match comment(db, id)? {
+        .optional()?;
+    match found {
         Some(comment) => Ok(comment),
-        None => not_found("Comment", id),
+        None => missing(format!(
+            "there is no comment {id}; `list_comments` shows those of a task"
+        )),
     }
 }
 
@@ -88,7 +88,9 @@ fn existing_link(db: &Connection, id: &Number) -> Outcome<Link> {
         .optional()?;
     match found {
         Some(link) => Ok(link),
-        None => not_found("Link", id),
+        None => missing(format!(
+            "there is no link {id}; `list_links` shows those of a task"
+        )),
     }
 }
 
@@ -112,13 +114,13 @@ impl Store {
         self.write(|db| insert_comment(db, existing_task(db, to)?, content.trim(), or_null(by)))
     }
 
-    pub(in crate::taskd) fn comment(&self, id: &Number) -> Outcome<Option<Comment>> {
-        self.read(|db| comment(db, id))
+    pub(in crate::taskd) fn comment(&self, id: &Number) -> Outcome<Comment> {
+        self.read(|db| existing_comment(db, id))
     }
 
     pub(in crate::taskd) fn update_comment(&self, id: &Number, content: &str) -> Outcome<Comment> {
         if is_blank(content) {
-            return refused("Comment content cannot be empty");
+            return refused("it must say something; `delete_comment` takes it away");
         }
         self.write(|db| {
             let before = existing_comment(db, id)?;
@@ -163,7 +165,7 @@ impl Store {
         by: Option<&str>,
     ) -> Outcome<Link> {
         if is_blank(url) {
-            return refused("Link URL is required");
+            return refused("`url` is blank; it takes a path or an address");
         }
         self.write(|db| {
             let task = existing_task(db, to)?;
@@ -184,7 +186,7 @@ impl Store {
         self.write(|db| {
             let before = existing_link(db, id)?;
             if url.is_some_and(is_blank) {
-                return refused("Link URL cannot be empty");
+                return refused("`url` is blank; leave it out to keep it, or take the link away with `delete_link`");
             }
             if let Some(url) = url {
                 db.prepare_cached("UPDATE links SET url = ?1 WHERE id = ?2")?

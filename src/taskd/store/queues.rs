@@ -92,7 +92,7 @@ impl Store {
     pub(in crate::taskd) fn put_into_queue(&self, id: &Number, name: &str) -> Outcome<Task> {
         let name = trimmed(name)?;
         if name.encode_utf16().count() > 255 {
-            return refused("Queue name is too long (max 255 characters)");
+            return refused("the name of a queue has at most 255 characters; take a shorter one");
         }
         self.set_queue(id, Some(name))
     }

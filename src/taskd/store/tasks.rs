@@ -115,7 +115,7 @@ impl Store {
                 check_blocker(db, before.id, blocker)?;
             }
             if changes.title.is_some_and(is_blank) {
-                return refused("Task title cannot be empty");
+                return refused("`title` is blank; leave it out to keep the one it has");
             }
             let title = changes.title.map(str::trim);
             let description = changes.description.map(|text| or_null(Some(text)));
@@ -387,20 +387,27 @@ fn ancestors(db: &Connection, id: i64) -> Outcome<Vec<i64>> {
 
 fn check_depth(db: &Connection, parent: i64) -> Outcome<()> {
     if ancestors(db, parent)?.len() >= MAX_DEPTH {
-        return refused("Maximum nesting depth (3 levels) exceeded");
+        return refused(format!(
+            "task {parent} lies {MAX_DEPTH} levels below the top, and nothing may lie deeper; choose a task above it"
+        ));
     }
     Ok(())
 }
 
 fn check_parent(db: &Connection, id: i64, parent: &Number) -> Outcome<()> {
     if parent.as_i64() == Some(id) {
-        return refused("Task cannot be its own parent");
+        return refused(format!(
+            "task {id} cannot be a part of itself; name another task, or none"
+        ));
     }
     let Some(parent) = task(db, parent)? else {
         return not_found("Parent task", parent);
     };
     if ancestors(db, parent.id)?.contains(&id) {
-        return refused("Cannot create circular parent-child relationship");
+        return refused(format!(
+            "task {} is a part of task {id}, so task {id} cannot become a part of it; move task {} away first",
+            parent.id, parent.id
+        ));
     }
     check_depth(db, parent.id)
 }

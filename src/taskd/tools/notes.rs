@@ -29,7 +29,7 @@ pub(super) static TOOLS: [Tool; 10] = [
         about: "Say something else in a comment",
         params: &[ID, required("content", Kind::Text, "What")],
         unknown: Unknown::Ignored,
-        trouble: "Error updating comment: ",
+        trouble: "cannot update the comment: ",
         run: |store, given| {
             let comment = store.update_comment(&given.number("id"), given.text("content"))?;
             Ok(Answer::json(&comment).on(comment.task_id))
@@ -40,7 +40,7 @@ pub(super) static TOOLS: [Tool; 10] = [
         about: "Delete a comment for good",
         params: &[ID],
         unknown: Unknown::Ignored,
-        trouble: "Error deleting comment: ",
+        trouble: "cannot delete the comment: ",
         run: |store, given| {
             let id = given.number("id");
             store.delete_comment(&id)?;
@@ -52,7 +52,7 @@ pub(super) static TOOLS: [Tool; 10] = [
         about: "List the comments on a task, oldest first",
         params: &[TASK_ID],
         unknown: Unknown::Ignored,
-        trouble: "Error listing comments: ",
+        trouble: "cannot list the comments: ",
         run: |store, given| {
             let task = given.number("task_id");
             let comments = store.comments(&task)?;
@@ -66,13 +66,11 @@ pub(super) static TOOLS: [Tool; 10] = [
         about: "Show one comment",
         params: &[ID],
         unknown: Unknown::Ignored,
-        trouble: "Error retrieving comment: ",
+        trouble: "cannot show the comment: ",
         run: |store, given| {
             let id = given.number("id");
-            Ok(match store.comment(&id)? {
-                Some(comment) => Answer::json(&comment).on(comment.task_id),
-                None => Answer::error(format!("Comment not found: {id}")),
-            })
+            let comment = store.comment(&id)?;
+            Ok(Answer::json(&comment).on(comment.task_id))
         },
     },
     Tool {
@@ -83,7 +81,7 @@ pub(super) static TOOLS: [Tool; 10] = [
             required("to_task_id", Kind::Number, "Number of the task it goes to"),
         ],
         unknown: Unknown::Ignored,
-        trouble: "Error moving comment: ",
+        trouble: "cannot move the comment: ",
         run: |store, given| {
             let comment =
                 store.move_comment(&given.number("comment_id"), &given.number("to_task_id"))?;
@@ -120,7 +118,7 @@ pub(super) static TOOLS: [Tool; 10] = [
             optional("description", Kind::Text, "What it is"),
         ],
         unknown: Unknown::Ignored,
-        trouble: "Error updating link: ",
+        trouble: "cannot update the link: ",
         run: |store, given| {
             let link = store.update_link(
                 &given.number("id"),
@@ -135,7 +133,7 @@ pub(super) static TOOLS: [Tool; 10] = [
         about: "Delete a link for good",
         params: &[ID],
         unknown: Unknown::Ignored,
-        trouble: "Error deleting link: ",
+        trouble: "cannot delete the link: ",
         run: |store, given| {
             let id = given.number("id");
             store.delete_link(&id)?;
@@ -147,7 +145,7 @@ pub(super) static TOOLS: [Tool; 10] = [
         about: "List the links on a task, oldest first",
         params: &[TASK_ID],
         unknown: Unknown::Ignored,
-        trouble: "Error listing links: ",
+        trouble: "cannot list the links: ",
         run: |store, given| {
             let task = given.number("task_id");
             let links = store.links(&task)?;

@@ -17,7 +17,7 @@ pub(super) static TOOLS: [Tool; 7] = [
         about: "List the named queues that have tasks",
         params: &[],
         unknown: Unknown::Refused,
-        trouble: "Error listing queues: ",
+        trouble: "cannot list the queues: ",
         run: |store, _| {
             let queues = store.queues()?;
             Ok(Answer::json(
@@ -30,7 +30,7 @@ pub(super) static TOOLS: [Tool; 7] = [
         about: "Count the tasks of a named queue",
         params: &[QUEUE_NAME],
         unknown: Unknown::Refused,
-        trouble: "Error retrieving queue stats: ",
+        trouble: "cannot count the tasks of the queue: ",
         run: |store, given| Ok(Answer::json(&store.queue_stats(given.text("queue_name"))?)),
     },
     Tool {
@@ -38,7 +38,7 @@ pub(super) static TOOLS: [Tool; 7] = [
         about: "Put a task into a named queue",
         params: &[TASK_ID, QUEUE_NAME],
         unknown: Unknown::Refused,
-        trouble: "Error adding task to queue: ",
+        trouble: "cannot put the task into the queue: ",
         run: |store, given| {
             let task = store.put_into_queue(&given.number("task_id"), given.text("queue_name"))?;
             Ok(Answer::task(&task))
@@ -49,7 +49,7 @@ pub(super) static TOOLS: [Tool; 7] = [
         about: "Take a task out of its named queue",
         params: &[TASK_ID],
         unknown: Unknown::Refused,
-        trouble: "Error removing task from queue: ",
+        trouble: "cannot take the task out of its queue: ",
         run: |store, given| {
             Ok(Answer::task(
                 &store.take_from_queue(&given.number("task_id"))?,
@@ -120,7 +120,7 @@ pub(super) static TOOLS: [Tool; 7] = [
         about: "Take all tasks out of a named queue; they are kept",
         params: &[QUEUE_NAME],
         unknown: Unknown::Refused,
-        trouble: "Error clearing queue: ",
+        trouble: "cannot clear the queue: ",
         run: |store, given| {
             let queue = given.text("queue_name");
             let cleared = store.clear_queue(queue)?;

@@ -101,7 +101,7 @@ pub(super) static TOOLS: [Tool; 13] = [
         about: "Show a task with its comments and links",
         params: &[ID],
         unknown: Unknown::Refused,
-        trouble: "Error retrieving task: ",
+        trouble: "cannot show the task: ",
         run: |store, given| {
             let id = given.number("id");
             Ok(match store.get(&id)? {
@@ -163,7 +163,7 @@ pub(super) static TOOLS: [Tool; 13] = [
         about: "List the open tasks of an agent, idle and working",
         params: &[AGENT_NAME],
         unknown: Unknown::Refused,
-        trouble: "Error retrieving queue: ",
+        trouble: "cannot list the tasks of the agent: ",
         run: |store, given| Ok(Answer::prose(agent_queue(store, given.text("agent_name"))?)),
     },
     Tool {
@@ -171,7 +171,7 @@ pub(super) static TOOLS: [Tool; 13] = [
         about: "Claim the agent's next idle task: it becomes working. Nobody else gets it",
         params: &[AGENT_NAME],
         unknown: Unknown::Refused,
-        trouble: "Error signing up for task: ",
+        trouble: "cannot claim a task: ",
         run: |store, given| {
             let agent = given.text("agent_name");
             Ok(match store.sign_up(agent)? {
@@ -224,7 +224,7 @@ pub(super) static TOOLS: [Tool; 13] = [
             OF_QUEUE,
         ],
         unknown: Unknown::Refused,
-        trouble: "Error creating subtask: ",
+        trouble: "cannot create the subtask: ",
         run: |store, given| {
             let parent = given.number("parent_task_id");
             if !store.has_task(&parent)? {
@@ -246,7 +246,7 @@ pub(super) static TOOLS: [Tool; 13] = [
             INCLUDE_ARCHIVED,
         ],
         unknown: Unknown::Refused,
-        trouble: "Error retrieving subtasks: ",
+        trouble: "cannot list the subtasks: ",
         run: |store, given| {
             let parent = given.number("parent_task_id");
             let recursive = given.flag("recursive");
@@ -264,7 +264,7 @@ pub(super) static TOOLS: [Tool; 13] = [
         about: "Show a task and its parts",
         params: &[TASK_ID, RECURSIVE],
         unknown: Unknown::Refused,
-        trouble: "Error retrieving task with subtasks: ",
+        trouble: "cannot show the task and its parts: ",
         run: |store, given| {
             let id = given.number("task_id");
             Ok(match store.family(&id, given.flag("recursive"))? {
@@ -285,12 +285,12 @@ pub(super) static TOOLS: [Tool; 13] = [
             ),
         ],
         unknown: Unknown::Refused,
-        trouble: "Error moving subtask: ",
+        trouble: "cannot move the subtask: ",
         run: |store, given| {
             let id = given.number("subtask_id");
             let parent = given.optional_number("new_parent_id");
             let told = match &parent {
-                Some(parent) => format!("Task #{id} moved to parent #{parent}"),
+                Some(parent) => format!("Task #{id} is now a part of task #{parent}"),
                 None => format!("Task #{id} moved to top-level (no parent)"),
             };
             let changes = Changes {

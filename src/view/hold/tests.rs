@@ -48,8 +48,18 @@ fn each() -> Vec<(Subject, Hold)> {
             },
         ),
         (all, Hold::Paused),
-        (seven(), Hold::QueuePaused),
-        (coder(), Hold::QueuePaused),
+        (
+            seven(),
+            Hold::QueuePaused {
+                queue: "coder".parse().expect("a queue"),
+            },
+        ),
+        (
+            coder(),
+            Hold::QueuePaused {
+                queue: "coder".parse().expect("a queue"),
+            },
+        ),
         (seven(), Hold::NoRecipe),
         (
             seven(),

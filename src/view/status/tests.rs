@@ -261,9 +261,9 @@ fn tinytask_away_or_another_is_said_loudly() {
         .runs
         .push(live_run("31/1", "coder", "Story: parser", 60, 4877));
     scene.seen.tinytask = Tinytask::Unreachable {
-        hint: None,
         since: moment(-180),
         error: "connection refused".into(),
+        hint: None,
     };
     let away = scene.screen();
     scene.seen.tinytask = Tinytask::Suspicious {

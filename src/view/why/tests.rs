@@ -104,9 +104,9 @@ fn each_kind_of_state_has_its_words() {
         why,
     ));
     seen.tinytask = Tinytask::Unreachable {
-        hint: None,
         since: moment(-180),
         error: "connection refused".into(),
+        hint: None,
     };
     seen.tasks.clear();
     screens.push(screen(&seen, 31));

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 mod script;
 
-use self::script::{after_claim, script};
+use self::script::{after_claim, script, script_after};
 
 /// What the model does when it plays an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +53,12 @@ pub(crate) enum Part {
     SaysDone,
     /// Claims the task, writes a file, and stops.
     LeavesWorking,
+    /// Claims the task, then no answer until the agent gets another part.
+    Stalls,
+    /// Starts a process that nobody waits for, in a session of its own, then works.
+    Litters,
+    /// Creates the task of a request, then says that all is done, although the request lies where it lay.
+    Forgets,
 }
 
 /// The server. It ends when this is dropped; requests that wait then end without an answer.
@@ -72,6 +78,8 @@ struct Stage {
 #[derive(Debug, Default)]
 struct State {
     parts: HashMap<String, Part>,
+    /// What an agent calls, one after the other, whatever it is told.
+    lists: HashMap<String, Vec<(&'static str, Value)>>,
     asked: Vec<Asked>,
     is_over: bool,
 }
@@ -83,6 +91,10 @@ struct Asked {
     path: String,
     /// Nothing was said before it.
     is_first: bool,
+    /// The tools it might call: names, and the names of their parameters.
+    offered: HashMap<String, Vec<String>>,
+    /// The tools it called, and what they answered.
+    answered: Vec<(String, String)>,
 }
 
 impl Model {
@@ -134,6 +146,24 @@ impl Model {
     pub(crate) fn play(&self, agent: &str, part: Part) {
         self.stage.state().parts.insert(agent.to_owned(), part);
         self.stage.changed.notify_all();
+    }
+
+    /// `agent` calls these tools one after the other, whatever they answer, and says that it is done.
+    pub(crate) fn recite(&self, agent: &str, calls: Vec<(&'static str, Value)>) {
+        self.stage.state().lists.insert(agent.to_owned(), calls);
+    }
+
+    /// When `agent` was last asked for: the tools it might call with the names of their parameters, and those it had called
+    /// with their answers.
+    #[track_caller]
+    pub(crate) fn last_seen(
+        &self,
+        agent: &str,
+    ) -> (HashMap<String, Vec<String>>, Vec<(String, String)>) {
+        let state = self.stage.state();
+        let last = state.asked.iter().rfind(|asked| asked.agent == agent);
+        let last = last.expect("it was asked").clone();
+        (last.offered, last.answered)
     }
 
     /// How many answers were asked for `agent`.
@@ -231,6 +261,12 @@ impl Stage {
             agent: conversation.agent.clone(),
             path,
             is_first: conversation.calls.is_empty(),
+            offered: offered(&request),
+            answered: conversation
+                .calls
+                .iter()
+                .map(|call| (call.tool.clone(), call.result.clone()))
+                .collect(),
         });
         let Some(answer) = self.answer(&conversation) else {
             return Ok(());
@@ -257,6 +293,14 @@ impl Stage {
                 .get(&conversation.agent)
                 .copied()
                 .unwrap_or_default();
+            if let Some(list) = state.lists.get(&conversation.agent) {
+                let next = list.get(conversation.calls.len()).cloned();
+                let say = next.map_or_else(
+                    || Say::text("All of them called."),
+                    |(tool, args)| Say::Call { tool, args },
+                );
+                return Some(Answer::Say(say));
+            }
             // Nobody's agent: goose's own request to summarise a conversation that got too long.
             let answer = if conversation.agent.is_empty() {
                 Some(Answer::Say(Say::text("Nothing happened so far.")))
@@ -338,6 +382,21 @@ fn answer(part: Part, conversation: &Conversation) -> Option<Answer> {
         Part::SaysDone => Some(Answer::Say(Say::text(
             "I have completed the task and handed it over to the next agent.",
         ))),
+        Part::Stalls => match after_claim(conversation, |_| Say::text("")) {
+            Say::Text(_) => None,
+            call @ Say::Call { .. } => Some(Answer::Say(call)),
+        },
+        Part::Litters => Some(Answer::Say(script_after(
+            conversation,
+            "setsid --fork sleep 1000 >/dev/null 2>&1",
+        ))),
+        Part::Forgets => Some(Answer::Say(match script(conversation) {
+            Say::Call {
+                tool: "shell",
+                args,
+            } if args.to_string().contains("mv -n") => Say::text("All requests are dispatched."),
+            say => say,
+        })),
         Part::LeavesWorking => Some(Answer::Say(after_claim(
             conversation,
             |replay| match replay.shell("echo 'half of it' >> notes.md") {
@@ -402,6 +461,22 @@ struct Conversation {
 struct Call {
     tool: String,
     result: String,
+}
+
+/// The tools a request offers, in either form.
+fn offered(request: &Value) -> HashMap<String, Vec<String>> {
+    let tools = request["tools"].as_array().into_iter().flatten();
+    tools
+        .filter_map(|tool| {
+            let function = tool.get("function").unwrap_or(tool);
+            let properties = function["parameters"]["properties"].as_object();
+            let names = properties
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone());
+            Some((function["name"].as_str()?.to_owned(), names.collect()))
+        })
+        .collect()
 }
 
 /// The text of a message, whether it is a string or a list of parts.

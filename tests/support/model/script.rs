@@ -10,11 +10,23 @@ use super::{Call, Conversation, Say};
 
 /// The next thing to say in this conversation.
 pub(super) fn script(conversation: &Conversation) -> Say {
+    play(&mut Replay::new(conversation))
+}
+
+/// The same, after this command.
+pub(super) fn script_after(conversation: &Conversation, command: &str) -> Say {
     let mut replay = Replay::new(conversation);
-    let done = if conversation.agent == "dispatcher" {
-        dispatch(&mut replay)
+    match replay.shell(command) {
+        Ok(_) => play(&mut replay),
+        Err(say) => say,
+    }
+}
+
+fn play(replay: &mut Replay<'_>) -> Say {
+    let done = if replay.conversation.agent == "dispatcher" {
+        dispatch(replay)
     } else {
-        work(&mut replay)
+        work(replay)
     };
     done.unwrap_or_else(|say| say)
 }

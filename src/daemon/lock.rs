@@ -119,6 +119,13 @@ impl Lock {
                 base: layout.base().to_owned(),
             });
         }
+        // What a killed daemon left behind of its own records; here is no other writer.
+        for entry in std::fs::read_dir(layout.state()).into_iter().flatten() {
+            let Ok(entry) = entry else { continue };
+            if files::is_temporary(&entry.file_name().to_string_lossy()) {
+                std::fs::remove_file(entry.path()).ok();
+            }
+        }
         let record = LockRecord {
             process: process::own(),
             since: (&clock::now()).into(),

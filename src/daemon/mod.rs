@@ -163,10 +163,11 @@ impl Daemon {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
             let round = self.round(scope).await;
-            let wake_at;
+            let (wake_at, answered);
             let acted = match round {
                 Ok((looked, decision, acted)) => {
                     wake_at = decision.wake_at;
+                    answered = looked.tinytask.clone();
                     self.record(&looked, &decision, "inotify");
                     self.watch_processes(&looked, &decision);
                     if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
@@ -176,7 +177,6 @@ impl Daemon {
                         self.prune(&looked);
                     }
                     self.revive_builtin(&looked).await;
-                    timers.answered(&looked.tinytask);
                     has_looked = true;
                     acted
                 }
@@ -187,7 +187,7 @@ impl Daemon {
                         error = chain(&error),
                         "cannot look; nothing is started until that is over"
                     );
-                    wake_at = None;
+                    (wake_at, answered) = (None, Tinytask::NotAsked);
                     Acted::Failed
                 }
             };
@@ -196,6 +196,8 @@ impl Daemon {
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
+            // After `looked`, which sets the slow timer that this one may shorten.
+            timers.answered(&answered);
 
             rounds = if acted == Acted::Something {
                 rounds + 1

@@ -705,6 +705,10 @@ fn free_address() -> String {
 }
 
 impl Drop for World {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the harness shows it where the test failed"
+    )]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut text = String::new();

@@ -49,6 +49,12 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         };
         files::append_line(&path, &line, 0o644).map_err(io_error("append to", &path))?;
     }
+    // What killed writers left behind: nobody writes a record of this run any more, and nobody but its caller the marks.
+    for folder in [layout.run(dir).dir, layout.subject_runs(dir.id.subject)] {
+        for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
+            remove(&folder.join(name))?;
+        }
+    }
     remove(&layout.live_entry(dir))?;
     Ok(())
 }

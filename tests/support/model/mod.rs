@@ -159,12 +159,12 @@ impl Model {
     }
 
     /// When `agent` was last asked for: the tools it might call, with the names of their parameters.
-    pub(crate) fn offered(&self, agent: &str) -> HashMap<String, Vec<String>> {
+    pub(crate) fn offered(&self, agent: &str) -> Offered {
         self.last_asked(agent).offered
     }
 
     /// When `agent` was last asked for: the tools it had called, and what they answered.
-    pub(crate) fn answered(&self, agent: &str) -> Vec<(String, String)> {
+    pub(crate) fn answered(&self, agent: &str) -> Answered {
         self.last_asked(agent).answered
     }
 

@@ -160,7 +160,8 @@ fn the_agent_starts_with_default_signals_and_a_group_and_session_of_its_runs() {
 #[test]
 fn the_token_stands_in_the_agents_environment_and_not_in_the_shims() {
     let world = World::new();
-    let run = world.sh(7, 1, "echo token $CALYPSO_RUN; exec sleep 60");
+    // Not its last command, which the shell would become: an exec hides the environment for a moment.
+    let run = world.sh(7, 1, "echo token $CALYPSO_RUN; sleep 60; true");
     run.start_with(run.prepare(), &[("CALYPSO_RUN", "an-outer-one")]);
     let agent = run.agent();
     run.says(&format!("token {}", run.spec.token));

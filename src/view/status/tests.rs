@@ -1,9 +1,9 @@
 use super::*;
 use crate::core::decide::decide;
-use crate::core::model::{FileKey, Leftover, ProcessId, TaskStatus};
+use crate::core::model::{FileKey, Leftover, ProcessId, RunSubject, TaskStatus};
 use crate::core::record::{Failure, FailureClass, Verdict, Write};
 use crate::core::{
-    Alive, InboundEntry, InboundState, ObservedState, QueuePolicy, Stranger, StrangerKind,
+    Alive, InboundEntry, InboundState, ObservedState, QueuePolicy, Stranger, StrangerKind, Tinytask,
 };
 use crate::view::sample::{
     assert_fits, at, id, live_run, moment, now, policy, queue, task, time, verdict_record,

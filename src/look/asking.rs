@@ -1,0 +1,289 @@
+//! What a look asks tinytask: which queues, which tasks one by one, and whether the answers can be believed.
+//!
+//! Does not know which server it is (`server.rs`), writes nothing to it, and draws no verdict from what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
+
+use super::{Looker, Scope, chain};
+use crate::core::model::{
+    Detail, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
+};
+use crate::core::record::Write;
+use crate::core::verdict::{Meaning, questions};
+use crate::core::{Coverage, Evidence, History, Run, Snapshot, Tinytask};
+use crate::edge::{clock, goose, inbound, tinytask};
+
+/// Of so many known open tasks, most have to vanish before the server is suspected.
+const SUSPICIOUS_FROM: usize = 4;
+
+impl Looker {
+    pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
+        seen.tinytask = match self.try_ask(seen, scope).await {
+            Ok(None) => Tinytask::NotAsked,
+            Ok(Some(took)) => {
+                self.memory.unreachable_since = None;
+                self.suspicion(seen)
+                    .await
+                    .unwrap_or(Tinytask::Fresh { took })
+            }
+            Err((error, hint)) => {
+                seen.tasks.clear();
+                seen.details.clear();
+                seen.coverage = Coverage::Nothing;
+                let since = self
+                    .memory
+                    .unreachable_since
+                    .get_or_insert_with(|| now.into())
+                    .clone();
+                self.memory.last_unreachable = Some(now.into());
+                Tinytask::Unreachable { since, error, hint }
+            }
+        };
+    }
+
+    /// How long the answers took; none where nothing had to be asked.
+    async fn try_ask(
+        &mut self,
+        seen: &mut Snapshot,
+        scope: Scope,
+    ) -> Result<Option<Millis>, (String, Option<String>)> {
+        let Some(tinytask) = &self.tinytask else {
+            return Err((self.server.why_none(), None));
+        };
+        let began = clock::boot();
+        let error = |error: tinytask::Error| (chain(&error), error.hint());
+        let over: Vec<&Run> = seen
+            .runs
+            .iter()
+            .filter(|run| run.verdict.is_none() && run.meaning() == Meaning::Complete)
+            .collect();
+        let tasks = match scope {
+            Scope::Everything => {
+                seen.coverage = Coverage::Everything;
+                tinytask.open_tasks().await.map_err(error)?
+            }
+            Scope::Queues => {
+                let queues = self.queues_to_ask(seen, &over);
+                if queues.is_empty() {
+                    return Ok(None);
+                }
+                let answers =
+                    join_all(queues.iter().map(|queue| tinytask.queue(queue.as_str()))).await;
+                seen.coverage = Coverage::Queues(queues);
+                let mut tasks = Vec::new();
+                for answer in answers {
+                    tasks.extend(answer.map_err(error)?);
+                }
+                tasks
+            }
+        };
+        let is_whole = scope == Scope::Everything;
+        seen.tasks = tasks
+            .into_iter()
+            .filter(Task::is_open)
+            .map(|task| (task.id, task))
+            .collect();
+        let in_queue = |queue: &QueueName, id: TaskId| {
+            seen.tasks
+                .get(&id)
+                .is_some_and(|task| task.assigned_to.as_deref() == Some(queue.as_str()))
+        };
+        let wanted: BTreeSet<TaskId> = over
+            .iter()
+            .flat_map(|run| {
+                questions(run, |id| {
+                    if is_whole {
+                        seen.tasks.contains_key(&id)
+                    } else {
+                        in_queue(&run.dir.queue, id)
+                    }
+                })
+            })
+            .collect();
+        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
+        for (id, detail) in wanted.iter().zip(details) {
+            seen.details.insert(*id, detail.map_err(error)?);
+        }
+        for (id, detail) in std::mem::take(&mut self.memory.rechecked) {
+            seen.details.entry(id).or_insert(detail);
+        }
+        let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
+        self.memory.highest_task = self.memory.highest_task.max(highest);
+        Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
+    }
+
+    /// Queues that could start something, and queues a run of which is over.
+    fn queues_to_ask(&self, seen: &Snapshot, over: &[&Run]) -> BTreeSet<QueueName> {
+        let mut used: BTreeMap<&QueueName, u32> = BTreeMap::new();
+        for run in seen.runs.iter().filter(|run| run.verdict.is_none()) {
+            *used.entry(&run.dir.queue).or_default() += 1;
+        }
+        let policy = &self.config.policy;
+        let commanded = policy
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.has_command)
+            .map(|(name, _)| name);
+        let known = seen
+            .recipes
+            .iter()
+            .filter(|(_, recipe)| recipe.is_ok())
+            .map(|(name, _)| name);
+        let free = known.chain(commanded).filter(|queue| {
+            let recipe = seen
+                .recipes
+                .get(*queue)
+                .and_then(|recipe| recipe.as_ref().ok());
+            used.get(queue).copied().unwrap_or(0) < policy.slots(queue, recipe)
+        });
+        free.chain(over.iter().map(|run| &run.dir.queue))
+            .cloned()
+            .collect()
+    }
+
+    /// A look in which most of the tasks known to be open are gone without a trace is another server's, or a restored
+    /// database's: better to wait for a person than to judge by it. The server is asked for a few of them by number, since
+    /// people may well complete or archive everything at once. A look at some queues is doubted only if a task that a run was
+    /// started for is gone, or the last look was doubted.
+    async fn suspicion(&mut self, seen: &Snapshot) -> Option<Tinytask> {
+        let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
+        let known = &self.memory.known_open;
+        let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
+        let is_whole = seen.coverage == Coverage::Everything;
+        let is_doubtful = if is_whole {
+            gone.len() * 4 > known.len() * 3
+        } else {
+            self.memory.is_suspicious
+                || known
+                    .iter()
+                    .any(|key| is_gone(seen.details.get(&key.id), *key))
+        };
+        if is_doubtful && known.len() >= SUSPICIOUS_FROM && gone.len() >= SUSPICIOUS_FROM {
+            let tinytask = self.tinytask.as_ref()?;
+            let asked = &gone[..gone.len().min(8)];
+            let answers = join_all(asked.iter().map(|key| tinytask.detail(key.id))).await;
+            let are_gone = (answers.iter().zip(asked))
+                .all(|(answer, key)| answer.as_ref().is_ok_and(|a| is_gone(Some(a), *key)));
+            self.memory.is_suspicious = are_gone;
+            if are_gone {
+                let (vanished, of) = (gone.len(), known.len());
+                return Some(Tinytask::Suspicious { vanished, of });
+            }
+        }
+        if is_whole {
+            self.memory.is_suspicious = false;
+            self.memory.known_open = now_open;
+        }
+        None
+    }
+
+    /// Parked tasks are lifted by a comment, which no list shows.
+    pub(super) async fn watch_parked(&self, seen: &mut Snapshot) {
+        let (Some(tinytask), Tinytask::Fresh { .. }) = (&self.tinytask, &seen.tinytask) else {
+            return;
+        };
+        let parked = |subject: &RunSubject, history: &History| {
+            let id = subject
+                .task()
+                .filter(|id| seen.tasks.contains_key(id) && !seen.details.contains_key(id))?;
+            let entry = history
+                .verdicts
+                .last()?
+                .tasks
+                .iter()
+                .find(|task| task.key.id == id)?;
+            matches!(entry.write, Some(Write::Park { .. })).then_some(id)
+        };
+        let wanted: Vec<TaskId> = seen
+            .histories
+            .iter()
+            .filter_map(|(subject, history)| parked(subject, history))
+            .collect();
+        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
+        seen.details.extend(
+            wanted
+                .into_iter()
+                .zip(details)
+                .filter_map(|(id, detail)| Some((id, detail.ok()?))),
+        );
+    }
+
+    // ── evidence ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) async fn evidence(&self, seen: &mut Snapshot) {
+        if !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
+            return;
+        }
+        let present: BTreeSet<_> = seen.inbound.iter().map(|entry| entry.key.clone()).collect();
+        for run in &mut seen.runs {
+            if run.verdict.is_some() || run.meaning() != Meaning::Complete {
+                continue;
+            }
+            let Some(spec) = &run.spec else { continue };
+            // Without the folder nobody knows what was taken from it.
+            if run.dir.id.subject == RunSubject::Inbound
+                && seen.unreadable.contains_key(&RunSubject::Inbound)
+            {
+                continue;
+            }
+            let output = goose::read_output(&self.layout.run(&run.dir).output());
+            let left: Vec<_> = spec
+                .baseline
+                .inbound
+                .iter()
+                .filter(|file| present.contains(file))
+                .cloned()
+                .collect();
+            let mut created = Vec::new();
+            // An inbound run's launch asked for the highest task: 0 says that there was none yet.
+            if !left.is_empty()
+                && let Some(tinytask) = &self.tinytask
+            {
+                match tinytask.all_tasks().await {
+                    Ok(tasks) => created.extend(
+                        tasks
+                            .iter()
+                            .map(|t| t.id)
+                            .filter(|id| id.number() > spec.baseline.highest_task),
+                    ),
+                    // Without the answer there is no verdict; the next look asks again.
+                    Err(_) => continue,
+                }
+            }
+            run.evidence = Some(Evidence {
+                tokens: output.tokens,
+                cost: output.cost,
+                sign: output.sign,
+                asked: output.asked,
+                folder: spec
+                    .task
+                    .map_or(0, |task| inbound::digest(&self.layout.task_folder(task.id))),
+                left,
+                created,
+            });
+        }
+    }
+}
+
+/// Is the task still what its launch was decided on?
+pub fn is_still_runnable(detail: &Detail, queue: &QueueName) -> bool {
+    let Detail::Found(found) = detail else {
+        return false;
+    };
+    found.task.status == TaskStatus::Idle
+        && !found.task.is_archived
+        && !found.task.is_blocked
+        && found.open_subtasks == 0
+        && found.task.assigned_to.as_deref() == Some(queue.as_str())
+}
+
+/// Does the answer say that there is no such task, or that its number is another one's?
+fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
+    match answer {
+        Some(Detail::NotFound) => true,
+        Some(Detail::Found(found)) => found.task.key() != key,
+        None => false,
+    }
+}

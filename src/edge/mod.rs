@@ -1,4 +1,5 @@
-//! One file per outside thing. Nothing here decides; siblings never import each other.
+//! One file per outside thing. Nothing here decides; siblings do not import each other, but for `clock` and `files`, which serve
+//! all, and `goose`, whose command line is made from `config`.
 //!
 //! | file | hides |
 //! |---|---|

@@ -500,7 +500,7 @@ pub(super) fn deed(action: &Action) -> String {
         }
         Action::Sweep { run, leftovers } => format!("sweep {} of {}", run.id, leftovers.len()),
         Action::ClearPidFile { run } => format!("clear pid file of {}", run.id),
-        Action::ClearStranger { subject, inode } => format!("clear stranger {subject} {inode}"),
+        Action::ClearStranger { subject, inode, .. } => format!("clear stranger {subject} {inode}"),
         Action::ClearLitter { run } => format!("clear litter {}", run.id),
         Action::RecordVerdict { run, verdict } => {
             let entries: Vec<String> = verdict.tasks.iter().map(entry).collect();

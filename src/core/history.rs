@@ -67,6 +67,24 @@ fn is_attempt(record: &VerdictRecord) -> bool {
             .is_some_and(|f| f.class == FailureClass::Task)
 }
 
+/// Through no fault of the task, the agent, its recipe or its provider.
+fn is_ours(record: &VerdictRecord) -> bool {
+    record
+        .failure
+        .as_ref()
+        .is_some_and(|f| f.class == FailureClass::Ours)
+}
+
+/// `ours`: when runs failed through no fault of the task, newest first.
+fn lost_too_often(ours: &[Moment], now: &Now) -> Option<Hold> {
+    let left = ours.iter().map(|at| at.left_of(OURS_WINDOW, now));
+    let recent: Vec<_> = left.filter(|left| left.0 > 0).collect();
+    // The oldest of the last MAX_OURS has to leave the window.
+    let until = now.wall.plus(*recent.get(MAX_OURS as usize - 1)?);
+    let runs = recent.len() as u32;
+    Some(Hold::LostTooOften { runs, until })
+}
+
 fn reason(record: &VerdictRecord) -> &str {
     record.failure.as_ref().map_or("failed", |f| &f.reason)
 }
@@ -85,9 +103,11 @@ impl Standing {
         let mut last: Option<(&VerdictRecord, &TaskVerdict)> = None;
         let mut is_known = false;
         let mut passed_over: Vec<&VerdictRecord> = Vec::new();
+        // The last run left it working to the others of its queue: a debt that no `retry` and no parking settles.
+        let mut left: Option<&VerdictRecord> = None;
         for record in &history.verdicts {
             let Some(entry) = record.tasks.iter().find(|t| t.key == key) else {
-                if is_attempt(record)
+                if (is_attempt(record) || is_ours(record) || record.late)
                     && record.run.subject == subject
                     && record.queue == *queue
                     && record.judged.wall.seconds() >= key.created_at
@@ -100,6 +120,16 @@ impl Standing {
             };
             passed_over.clear();
             is_known = true;
+            let is_left = record.queue == *queue
+                && entry.verdict == Verdict::LeftWorking
+                && matches!(
+                    entry.write,
+                    None | Some(Write::Park {
+                        put_back: false,
+                        ..
+                    })
+                );
+            left = is_left.then_some(record);
             standing.stay = standing.stay.max(entry.stay);
             if is_forgiven(record, subject, &history.marks) {
                 last = None;
@@ -126,7 +156,11 @@ impl Standing {
                 format!("worked on another task: {}", reason(record)),
             )
         });
-        let standing = standing.concluded(is_known, queue, task, last_comment, last);
+        let mut standing = standing.concluded(is_known, queue, task, last_comment, last);
+        let is_untouched = |since: &&VerdictRecord| {
+            task.is_some_and(|t| t.updated_at.seconds() <= since.judged.wall.seconds())
+        };
+        standing.left_working = left.filter(is_untouched).map(|record| record.run);
         match waits {
             Some((since, n, run, why)) => Self {
                 wait: Some((since, n, run)),
@@ -165,10 +199,6 @@ impl Standing {
             // It may go on where it got on, but not in a spin.
             standing.wait = wait.filter(|_| progressed);
             standing.stopped = stopped.filter(|_| progressed);
-        } else if entry.verdict == Verdict::LeftWorking && entry.write.is_none() {
-            let untouched =
-                task.is_some_and(|t| t.updated_at.seconds() <= record.judged.wall.seconds());
-            standing.left_working = untouched.then_some(record.run);
         }
         self
     }
@@ -202,11 +232,7 @@ impl Standing {
             let n = self.wait.as_ref().map_or(0, |(_, n, _)| *n) + 1;
             self.wait = Some((record.judged.clone(), n, record.run));
         }
-        if record
-            .failure
-            .as_ref()
-            .is_some_and(|f| f.class == FailureClass::Ours)
-        {
+        if is_ours(record) {
             self.ours.insert(0, record.judged.clone());
         }
         if let Some(Write::Park { .. }) = entry.write {
@@ -228,19 +254,8 @@ impl Standing {
         if self.runs >= policy.max_runs_per_task {
             return Some(Hold::TooManyRuns { runs: self.runs });
         }
-        let recent: Vec<_> = self
-            .ours
-            .iter()
-            .map(|at| at.left_of(OURS_WINDOW, now))
-            .filter(|left| left.0 > 0)
-            .collect();
-        if recent.len() as u32 >= MAX_OURS {
-            // The oldest of the last MAX_OURS has to leave the window.
-            let until = now.wall.plus(recent[MAX_OURS as usize - 1]);
-            return Some(Hold::LostTooOften {
-                runs: recent.len() as u32,
-                until,
-            });
+        if let Some(hold) = lost_too_often(&self.ours, now) {
+            return Some(hold);
         }
         let (since, n, run) = self.wait.as_ref()?;
         let left = since.left_of(task_backoff(*n, *run), now);
@@ -269,6 +284,8 @@ impl FileStanding {
     pub fn of(history: &History, key: &FileKey, now: &Now) -> Self {
         let mut standing = Self::default();
         let mut wait = None;
+        let mut excused = 0;
+        let mut ours = Vec::new();
         let mut reason = String::new();
         for record in history
             .verdicts
@@ -287,6 +304,7 @@ impl FileStanding {
                     tasks: file.created.clone(),
                 });
             }
+            let is_ours = is_ours(record);
             if is_attempt(record) {
                 standing.attempts += 1;
                 reason = record
@@ -294,23 +312,35 @@ impl FileStanding {
                     .as_ref()
                     .map(|f| f.reason.clone())
                     .unwrap_or_default();
-                wait = Some((record.judged.clone(), record.run));
+            } else if is_ours || record.late {
+                // No attempt of the file, but the next one costs as much.
+                excused += 1;
+            } else {
+                continue;
             }
+            if is_ours {
+                ours.insert(0, record.judged.clone());
+            }
+            let n = standing.attempts + excused;
+            wait = Some((record.judged.clone(), record.run, n));
         }
         if standing.hold.is_some() {
             return standing;
         }
         let attempts = standing.attempts;
-        if attempts >= MAX_FILE_ATTEMPTS {
-            standing.hold = Some(Hold::FileParked { attempts, reason });
-        } else if let Some((since, run)) = wait {
-            let left = since.left_of(task_backoff(attempts, run), now);
-            standing.hold = (left.0 > 0).then(|| Hold::FileBackingOff {
-                until: now.wall.plus(left),
-                attempt: attempts + 1,
-                of: MAX_FILE_ATTEMPTS,
-            });
-        }
+        standing.hold = if attempts >= MAX_FILE_ATTEMPTS {
+            Some(Hold::FileParked { attempts, reason })
+        } else {
+            lost_too_often(&ours, now).or_else(|| {
+                let (since, run, n) = wait?;
+                let left = since.left_of(task_backoff(n, run), now);
+                (left.0 > 0).then(|| Hold::FileBackingOff {
+                    until: now.wall.plus(left),
+                    attempt: attempts + 1,
+                    of: MAX_FILE_ATTEMPTS,
+                })
+            })
+        };
         standing
     }
 }

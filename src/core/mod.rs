@@ -351,6 +351,7 @@ pub enum Action {
     ClearStranger {
         subject: RunSubject,
         inode: u64,
+        modified: Timestamp,
     },
     /// A run directory that never got a spec.
     ClearLitter {

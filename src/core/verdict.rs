@@ -329,6 +329,13 @@ impl Case<'_> {
             .filter(|t| !self.spec.baseline.tasks.iter().any(|b| b.key == t.key()))
             .filter(|t| t.updated_at.seconds() >= started.wall.seconds())
             .filter(|t| !self.has_stranger(t.id))
+            .filter(|t| match self.seen.details.get(&t.id) {
+                Some(Detail::Found(found)) => {
+                    found.open_subtasks == 0 && found.task.status == TaskStatus::Working
+                }
+                Some(Detail::NotFound) => false,
+                None => true,
+            })
             .filter(|t| {
                 !self
                     .seen

@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::core::decide::decide;
-use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, Timestamp};
+use crate::core::model::{
+    FileKey, Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp,
+};
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::{clock, config, control, process, runs, watch};
@@ -363,10 +365,17 @@ impl Daemon {
             if self.watched.contains_key(&run) {
                 continue;
             }
-            let Ok(Some(pidfd)) = process::Pidfd::open_checked(&of) else {
-                // Dead already, since the look: look again.
-                self.bell.notify_one();
-                continue;
+            let pidfd = match process::Pidfd::open_checked(&of) {
+                Ok(Some(pidfd)) => pidfd,
+                Ok(None) => {
+                    // Dead already, since the look: look again.
+                    self.bell.notify_one();
+                    continue;
+                }
+                Err(error) => {
+                    warn!(%run, %error, "cannot watch its process; the rescan looks after it");
+                    continue;
+                }
             };
             let Ok(pidfd) = pidfd.watch() else { continue };
             let bell = Rc::clone(&self.bell);
@@ -404,14 +413,19 @@ impl Daemon {
     }
 
     fn prune(&self, seen: &Snapshot) {
-        if seen.coverage != crate::core::Coverage::Everything {
+        let is_whole = seen.coverage == crate::core::Coverage::Everything;
+        // Of another server's tasks it would follow that all of ours are closed.
+        if !is_whole || !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
             return;
         }
         let keep = Millis::secs(u64::from(self.looker.config.keep_days) * 86_400);
         let per_task = self.looker.config.keep_per_task as usize;
-        match runs::prune(&self.looker.layout, clock::wall(), keep, per_task, |id| {
-            seen.tasks.contains_key(&id)
-        }) {
+        let is_open = |id| seen.tasks.contains_key(&id);
+        let is_inbound_read = !seen.unreadable.contains_key(&RunSubject::Inbound);
+        let still_lies =
+            |key: &FileKey| !is_inbound_read || seen.inbound.iter().any(|entry| entry.key == *key);
+        let layout = &self.looker.layout;
+        match runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies) {
             Ok(0) => {}
             Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
             Err(error) => warn!(error = chain(&error), "cannot forget old runs"),

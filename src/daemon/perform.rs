@@ -100,8 +100,12 @@ impl Daemon {
                 Ok(false)
             }
             Action::ClearPidFile { run } => Ok(runs::clear_pid_file(&layout, run)?),
-            Action::ClearStranger { subject, inode } => {
-                let cleared = runs::clear_stranger(&layout, *subject, *inode)?;
+            Action::ClearStranger {
+                subject,
+                inode,
+                modified,
+            } => {
+                let cleared = runs::clear_stranger(&layout, *subject, *inode, *modified)?;
                 self.journal.did(
                     "cleared",
                     subject.task(),
@@ -130,14 +134,9 @@ impl Daemon {
                     return Ok(false);
                 };
                 let text = "its agent is gone";
-                self.put_back(
-                    key,
-                    *run,
-                    &format!("calypso-watch put this task back to idle: {text} (run {run})."),
-                    true,
-                )
-                .await?;
-                Ok(true)
+                let comment =
+                    format!("calypso-watch put this task back to idle: {text} (run {run}).");
+                self.put_back(key, *run, &comment).await
             }
             Action::CreateFolder { task } => {
                 let path = layout.task_folder(*task);
@@ -368,10 +367,8 @@ impl Daemon {
             };
             if !is_done {
                 process::stop_orphan(&agent, grace).await.ok();
-                // Out of the way: what it would have swept is swept here.
-                if let Some(Ok(Some(pidfd))) = shim.map(|shim| process::Pidfd::open_checked(&shim))
-                {
-                    pidfd.signal(process::Signal::KILL).ok();
+                if let Some(shim) = shim {
+                    end_shim(&shim).await;
                 }
             }
             done.send(Done {
@@ -388,11 +385,13 @@ impl Daemon {
         for task in &verdict.tasks {
             match &task.write {
                 Some(Write::PutBack { comment }) => {
-                    self.put_back(task.key, verdict.run, comment, true).await?
+                    self.put_back(task.key, verdict.run, comment).await?;
                 }
                 Some(Write::Park { comment, put_back }) => {
-                    self.put_back(task.key, verdict.run, comment, *put_back)
-                        .await?;
+                    self.say_once(task.key, verdict.run, comment).await?;
+                    if *put_back {
+                        self.put_back(task.key, verdict.run, comment).await?;
+                    }
                 }
                 None => {}
             }
@@ -405,37 +404,47 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Says `comment` once, then sets the task back to idle where it is still working. The comment names the run, so that a repeat
-    /// after a crash between the two finds it there.
-    async fn put_back(
-        &mut self,
-        key: TaskKey,
-        run: RunId,
-        comment: &str,
-        idle: bool,
-    ) -> Result<(), Error> {
-        let Some(tinytask) = &self.looker.tinytask else {
-            return Ok(());
+    /// Working → idle, and `comment` once; whether it was done. The comment names the run and comes first, so that a repeat after
+    /// a crash between the two finds it there. Nothing is said of a task that is not to be put back any more.
+    async fn put_back(&self, key: TaskKey, run: RunId, comment: &str) -> Result<bool, Error> {
+        let Some((tinytask, found)) = self.present(key).await? else {
+            return Ok(false);
         };
-        let id = key.id;
-        let Detail::Found(found) = tinytask.detail(id).await? else {
-            return Ok(());
-        };
-        // The number may be another task's by now, in another database.
-        if found.task.key() != key {
-            return Ok(());
+        let is_left = found.task.status == TaskStatus::Working
+            && found.open_subtasks == 0
+            && !found.task.is_archived;
+        if !is_left {
+            return Ok(false);
         }
         if !found.our_comments.contains(&run) {
-            tinytask.comment(id, comment).await?;
+            tinytask.comment(key.id, comment).await?;
         }
-        if idle
-            && found.task.status == TaskStatus::Working
-            && found.open_subtasks == 0
-            && !found.task.is_archived
-        {
-            tinytask.put_back(id).await?;
+        tinytask.put_back(key.id).await?;
+        Ok(true)
+    }
+
+    /// Says `comment` once.
+    async fn say_once(&self, key: TaskKey, run: RunId, comment: &str) -> Result<(), Error> {
+        match self.present(key).await? {
+            Some((tinytask, found)) if !found.our_comments.contains(&run) => {
+                Ok(tinytask.comment(key.id, comment).await?)
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The task as it is now; `None` when it is gone, or its number is another task's, in another database.
+    async fn present(
+        &self,
+        key: TaskKey,
+    ) -> Result<Option<(&tinytask::Tinytask, FoundDetail)>, Error> {
+        let Some(tinytask) = &self.looker.tinytask else {
+            return Ok(None);
+        };
+        Ok(match tinytask.detail(key.id).await? {
+            Detail::Found(found) if found.task.key() == key => Some((tinytask, found)),
+            _ => None,
+        })
     }
 
     fn mark(&mut self, subject: RunSubject, mark: &Mark) -> Result<bool, Error> {
@@ -483,6 +492,21 @@ async fn ask_shim(shim: &ProcessId, grace: Millis) -> bool {
     };
     let limit = std::time::Duration::from_millis(grace.0 + SHIM_TIME.0);
     tokio::time::timeout(limit, watched.over()).await.is_ok()
+}
+
+/// A shim whose agent is gone sweeps and writes down how it ended; one that does neither in the time that takes is stopped or
+/// stuck, and goes: what it would have swept is swept by the daemon.
+async fn end_shim(shim: &ProcessId) {
+    let Ok(Some(pidfd)) = process::Pidfd::open_checked(shim) else {
+        return;
+    };
+    let Ok(watched) = pidfd.watch() else {
+        return;
+    };
+    let limit = std::time::Duration::from_millis(SWEEP_TIME.0 + 2000);
+    if tokio::time::timeout(limit, watched.over()).await.is_err() {
+        watched.pidfd().signal(process::Signal::KILL).ok();
+    }
 }
 
 /// The agent, and the shim while it lives.

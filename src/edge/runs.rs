@@ -242,12 +242,23 @@ pub fn clear_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     remove(&layout.pid_file(dir.id.subject))
 }
 
-/// Removes a stranger's pid file if it is still the one with this inode.
-pub fn clear_stranger(layout: &Layout, subject: RunSubject, inode: u64) -> Result<bool, Error> {
+/// Removes a stranger's pid file if it is still the one that was looked at.
+///
+/// Interleaving survived: between the look and here somebody starts an agent by hand and writes its pid into the file that is
+/// there, or into a new one that got the same inode number. Either has another mtime.
+pub fn clear_stranger(
+    layout: &Layout,
+    subject: RunSubject,
+    inode: u64,
+    modified: Timestamp,
+) -> Result<bool, Error> {
     let path = layout.pid_file(subject);
-    match files::identity(&path).map_err(io_error("look at", &path))? {
-        Some((_, found)) if found == inode => remove(&path),
-        _ => Ok(false),
+    let found = files::identity(&path).map_err(io_error("look at", &path))?;
+    let is_same = found.is_some_and(|(_, found)| found == inode);
+    if is_same && files::modified(&path) == Some(modified) {
+        remove(&path)
+    } else {
+        Ok(false)
     }
 }
 

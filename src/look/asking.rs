@@ -101,6 +101,14 @@ impl Looker {
                     }
                 })
             })
+            // Working ones may be parents, whose parts are in queues that were not asked.
+            .chain(over.iter().flat_map(|run| {
+                let queue = run.dir.queue.as_str();
+                let working = seen.tasks.values().filter(move |task| {
+                    task.status == TaskStatus::Working && task.assigned_to.as_deref() == Some(queue)
+                });
+                working.map(|task| task.id)
+            }))
             .collect();
         let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
         for (id, detail) in wanted.iter().zip(details) {

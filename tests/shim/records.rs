@@ -1,7 +1,7 @@
 //! Run directories and records, without any process.
 
-use calypso_watch::core::model::{RunSubject, TaskId, Timestamp};
-use calypso_watch::core::record::{Marks, TaskVerdict, Verdict, VerdictRecord};
+use calypso_watch::core::model::{FileKey, RunSubject, TaskId, Timestamp};
+use calypso_watch::core::record::{FileVerdict, Marks, TaskVerdict, Verdict, VerdictRecord};
 
 use super::*;
 
@@ -236,9 +236,15 @@ fn strangers_are_told_apart() {
         assert!(what.contains(word), "{task}: {what}");
     }
     let subject = RunSubject::Task(5.try_into().expect("a task"));
-    let five = found.get(&subject).expect("seen").inode;
-    assert!(!runs::clear_stranger(&world.layout, subject, five + 1).expect("a look"));
-    assert!(runs::clear_stranger(&world.layout, subject, five).expect("a look"));
+    let five = found.get(&subject).expect("seen");
+    let clear = |inode, modified| {
+        runs::clear_stranger(&world.layout, subject, inode, modified).expect("a look")
+    };
+    assert!(!clear(five.inode + 1, five.modified));
+    // Somebody wrote another pid into it since the look.
+    let rewritten = five.modified.plus(Millis(1));
+    assert!(!clear(five.inode, rewritten));
+    assert!(clear(five.inode, five.modified));
     assert!(!file(5).exists());
 }
 
@@ -263,7 +269,8 @@ fn only_closed_tasks_runs_are_forgotten() {
             .collect()
     };
     let prune = |now, keep| {
-        runs::prune(&world.layout, now, keep, 2, |task| task.number() == 8).expect("pruned")
+        let is_open = |task: TaskId| task.number() == 8;
+        runs::prune(&world.layout, now, keep, 2, is_open, |_| false).expect("pruned")
     };
     assert_eq!(prune(clock::wall(), Millis::secs(3600)), 2);
     // The first still has its entry in live/.
@@ -273,6 +280,40 @@ fn only_closed_tasks_runs_are_forgotten() {
     assert_eq!(prune(later, Millis::secs(3600)), 2);
     assert_eq!(numbers(7), [1]);
     assert_eq!(numbers(8), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn what_tells_of_a_request_that_still_lies_is_not_forgotten() {
+    let world = World::new();
+    let file = |name: &str| FileKey {
+        name: name.into(),
+        inode: 1,
+        modified: 1,
+    };
+    for number in 1..=6 {
+        let mut run = world.sh(7, number, "true");
+        run.dir.id.subject = RunSubject::Inbound;
+        let mut verdict = judge(&run, i64::from(number), &[]);
+        verdict.files = vec![FileVerdict {
+            file: file(if number == 2 { "lies" } else { "went" }),
+            left: number == 2,
+            created: Vec::new(),
+        }];
+        runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)
+            .expect("written");
+        runs::finish(&world.layout, &run.dir, &verdict).expect("finished");
+    }
+    let later = clock::wall().plus(Millis::secs(7200));
+    let keep = Millis::secs(3600);
+    let still_lies = |key: &FileKey| key.name == "lies";
+    runs::prune(&world.layout, later, keep, 2, |_| false, still_lies).expect("pruned");
+    let left: Vec<u32> = runs::list_runs(&world.layout, RunSubject::Inbound)
+        .expect("a list")
+        .iter()
+        .map(|dir| dir.id.number)
+        .collect();
+    // The last one too: the next one's number follows from it.
+    assert_eq!(left, [2, 6]);
 }
 
 #[test]

@@ -138,7 +138,14 @@ impl Deciding<'_> {
         let (Some(spec), Some(began)) = (&run.spec, began(run)) else {
             return;
         };
-        let limit = Millis(spec.limits.time.0.saturating_add(patience));
+        // A live shim is at work on it for as long as the grace lasts.
+        let grace = if patience == 0 {
+            0
+        } else {
+            spec.limits.grace.0
+        };
+        let limit = spec.limits.time.0.saturating_add(patience);
+        let limit = Millis(limit.saturating_add(grace));
         let left = began.left_of(limit, self.now);
         if left.0 == 0 {
             self.out.actions.push(stop(StopCause::TimeLimit));
@@ -223,6 +230,7 @@ impl Deciding<'_> {
                 self.out.actions.push(Action::ClearStranger {
                     subject: *subject,
                     inode: stranger.inode,
+                    modified: stranger.modified,
                 });
             }
         }

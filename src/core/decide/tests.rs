@@ -86,7 +86,7 @@ fn a_run_that_lives_keeps_its_task_and_its_slot() {
         .then([])
         .holds_task(1, Hold::Running { run: run_id("1/1") })
         .holds_task(2, slot_of("1/1"))
-        .wakes_at(time(-100 + 3600 + 30));
+        .wakes_at(time(-100 + 3600 + 30 + 10));
 }
 
 #[test]
@@ -484,10 +484,10 @@ fn an_orphan_is_watched_and_ended_at_its_limit_or_when_a_person_says_so() {
 }
 
 #[test]
-fn a_shim_that_does_not_act_is_overruled_half_a_minute_after_the_limit() {
+fn a_shim_that_does_not_act_is_overruled_half_a_minute_after_limit_and_grace() {
     let running = || world().run(run("1/1", "coder"));
-    given(running()).at(3529).then([]);
-    given(running()).at(3530).then(["stop 1/1: timed out"]);
+    given(running()).at(3539).then([]);
+    given(running()).at(3540).then(["stop 1/1: timed out"]);
 }
 
 #[test]

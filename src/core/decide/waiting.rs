@@ -23,9 +23,9 @@ impl<'a> Deciding<'a> {
             match self.file_hold(entry) {
                 Err(hold) => {
                     match &hold {
-                        Hold::Settling { until } | Hold::FileBackingOff { until, .. } => {
-                            self.wake(*until)
-                        }
+                        Hold::Settling { until }
+                        | Hold::FileBackingOff { until, .. }
+                        | Hold::LostTooOften { until, .. } => self.wake(*until),
                         _ => {}
                     }
                     self.hold(Subject::Inbound(entry.key.clone()), hold);

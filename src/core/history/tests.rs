@@ -213,3 +213,63 @@ fn a_request_whose_run_a_person_stopped_waits_for_retry() {
     let run = run_id("inbound/1");
     assert_eq!(standing.hold, Some(Hold::StoppedByPerson { run }));
 }
+
+#[test]
+fn a_request_whose_runs_are_lost_waits_longer_each_time_and_at_last_an_hour() {
+    let lost = |n: i64| {
+        let mut record = left_lying(&format!("inbound/{n}"), "a.md", &[], n * 10);
+        record.failure = failure(FailureClass::Ours, "lost");
+        record
+    };
+    let of = |past: Vec<VerdictRecord>, at| {
+        let history = History {
+            verdicts: past,
+            ..History::default()
+        };
+        FileStanding::of(&history, &file("a.md"), &now(at))
+    };
+    let first = of(vec![lost(1)], 11);
+    assert_eq!(first.attempts, 0);
+    assert!(
+        matches!(first.hold, Some(Hold::FileBackingOff { .. })),
+        "{first:?}"
+    );
+    let fifth = of((1..=5).map(lost).collect(), 2000);
+    assert!(
+        matches!(fifth.hold, Some(Hold::LostTooOften { runs: 5, .. })),
+        "{fifth:?}"
+    );
+    assert_eq!(of((1..=5).map(lost).collect(), 3700).hold, None);
+    let mut late = left_lying("inbound/1", "a.md", &[], 10);
+    late.failure = failure(FailureClass::Task, "made no progress");
+    late.late = true;
+    let late = of(vec![late], 11);
+    assert_eq!(late.attempts, 0);
+    assert!(
+        matches!(late.hold, Some(Hold::FileBackingOff { .. })),
+        "{late:?}"
+    );
+}
+
+#[test]
+fn what_was_left_working_to_others_is_remembered_through_parking_and_retry() {
+    let mut left = attempt("1/1", "coder", 1, 0);
+    left.tasks[0].verdict = Verdict::LeftWorking;
+    assert_eq!(
+        standing(vec![left.clone()], "coder").left_working,
+        Some(run_id("1/1"))
+    );
+    left.tasks[0].write = Some(Write::Park {
+        comment: "parked".into(),
+        put_back: false,
+    });
+    assert_eq!(
+        standing(vec![left.clone()], "coder").left_working,
+        Some(run_id("1/1"))
+    );
+    left.tasks[0].write = Some(Write::Park {
+        comment: "parked".into(),
+        put_back: true,
+    });
+    assert_eq!(standing(vec![left], "coder").left_working, None);
+}

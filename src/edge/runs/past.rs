@@ -10,7 +10,7 @@ use super::{
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
+use crate::core::model::{FileKey, Millis, RunSubject, TaskId, Timestamp};
 use crate::core::record::VerdictRecord;
 use crate::edge::files;
 
@@ -207,13 +207,15 @@ fn ends_in_newline(path: &Utf8Path) -> Result<bool, Error> {
 }
 
 /// Forgets runs of closed tasks: those older than `keep`, and the oldest beyond `keep_per_subject`. Never one with an entry in
-/// live/, never one of an open task. Returns how many run directories went.
+/// live/, never one of an open task, never one that tells what became of a file that `still_lies` in inbound/. Returns how many
+/// run directories went.
 pub fn prune(
     layout: &Layout,
     now: Timestamp,
     keep: Millis,
     keep_per_subject: usize,
     is_open: impl Fn(TaskId) -> bool,
+    still_lies: impl Fn(&FileKey) -> bool,
 ) -> Result<usize, Error> {
     let (live, _) = super::list_live(layout)?;
     let mut gone = 0;
@@ -224,8 +226,21 @@ pub fn prune(
         let folder = layout.subject_runs(subject);
         let runs = list_runs(layout, subject)?;
         let beyond = runs.len().saturating_sub(keep_per_subject);
+        // One that cannot be read may tell it too.
+        let is_needed = |dir: &RunDir| match read_verdict(layout, dir) {
+            Ok(Some(verdict)) => verdict
+                .files
+                .iter()
+                .any(|file| file.left && still_lies(&file.file)),
+            Ok(None) => false,
+            Err(_) => true,
+        };
         for (place, dir) in runs.iter().enumerate() {
             let paths = layout.run(dir);
+            // The last inbound run stays, as the next one's number follows from it.
+            if subject == RunSubject::Inbound && (place + 1 == runs.len() || is_needed(dir)) {
+                continue;
+            }
             let is_old = age(&paths.verdict(), now)
                 .or_else(|| age(&paths.dir, now))
                 .is_some_and(|age| age > keep);

@@ -136,7 +136,12 @@ fn run_once_after_run_once_takes_a_request_across() {
         .team
         .request("add login.md", "# Add OAuth login\n\nWith two providers.\n");
     // One look is too early for a file that may still be written.
-    std::thread::sleep(std::time::Duration::from_millis(60));
+    eventually("it counts as complete", || {
+        !world
+            .types(&["status"])
+            .out
+            .contains("may still be written to")
+    });
     for (queue, _) in PATH {
         world.model.play(queue, Part::Waits);
         once();
@@ -197,7 +202,12 @@ fn without_settings_the_command_is_the_one_a_person_types() {
     world.model.play("dispatcher", Part::Waits);
     let id = world.task("a task", "architect");
     world.team.request("r.md", "# A request\n");
-    std::thread::sleep(std::time::Duration::from_millis(60));
+    eventually("it counts as complete", || {
+        !world
+            .types(&["status"])
+            .out
+            .contains("may still be written to")
+    });
     let base = world.team.base.display();
     let line = |queue: &str, task: &[&str]| {
         let recipe = format!("{base}/recipes/{queue}.yaml");

@@ -17,7 +17,7 @@ use crate::core::layout::Layout;
 use crate::core::model::{Millis, Moment, ProcessId};
 use crate::core::{Decision, Hold, Snapshot, Subject, Tinytask};
 use crate::edge::files::{self, Durability};
-use crate::edge::{clock, process};
+use crate::edge::{clock, kill_point, process};
 
 const LIMIT: u64 = 16 << 20;
 
@@ -107,6 +107,7 @@ impl Lock {
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
             .open(&path)
             .map_err(write)?;
+        kill_point::reach("daemon:lock-opened");
         if !files::try_lock(&file).map_err(write)? {
             let holder = read(layout);
             let up = holder
@@ -119,6 +120,7 @@ impl Lock {
                 base: layout.base().to_owned(),
             });
         }
+        kill_point::reach("daemon:locked");
         // What a killed daemon left behind of its own records; here is no other writer.
         for entry in std::fs::read_dir(layout.state()).into_iter().flatten() {
             let Ok(entry) = entry else { continue };
@@ -143,8 +145,10 @@ impl Lock {
         file.set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .map_err(write)?;
+        kill_point::reach("daemon:lock-emptied");
         file.write_all(format!("{text}\n").as_bytes())
             .map_err(write)?;
+        kill_point::reach("daemon:lock-written");
         Ok(Self {
             file,
             layout: layout.clone(),

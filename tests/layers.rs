@@ -13,12 +13,13 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// Arrows within one layer that are meant, and arrows down that are not.
-const MEANT: [(&str, &str); 5] = [
+const MEANT: [(&str, &str); 6] = [
     ("commands", "report"),
     ("commands", "cli"),
     ("daemon", "look"),
     ("edge::anything", "edge::clock"),
     ("edge::anything", "edge::files"),
+    ("edge::config", "edge::mount"),
 ];
 
 fn layer(module: &str) -> usize {

@@ -1,5 +1,5 @@
 //! One file per outside thing. Nothing here decides; siblings do not import each other, but for `clock` and `files`, which serve
-//! all, and `goose`, whose command line is made from `config`.
+//! all, `goose`, whose command line is made from `config`, and `config`, which asks `mount` what it is on.
 //!
 //! | file | hides |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | [`files`] | atomic, durable writes; reading what others write without trusting it |
 //! | [`goose`] | goose's command line, its stream, its failure texts |
 //! | [`inbound`] | what lies in inbound/, settled or not |
+//! | [`mount`] | what a mount is and can do |
 //! | [`process`] | pids, start times, pidfds, signals, locks, leftovers, starting a shim |
 //! | [`recipe`] | goose's YAML |
 //! | [`runs`] | run directories and their records |
@@ -21,6 +22,7 @@ pub mod control;
 pub mod files;
 pub mod goose;
 pub mod inbound;
+pub mod mount;
 pub mod process;
 pub mod recipe;
 pub mod runs;

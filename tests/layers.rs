@@ -13,10 +13,11 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// Arrows within one layer that are meant, and arrows down that are not.
-const MEANT: [(&str, &str); 6] = [
+const MEANT: [(&str, &str); 7] = [
     ("commands", "report"),
     ("commands", "cli"),
     ("daemon", "look"),
+    ("edge::anything", "edge::ask"),
     ("edge::anything", "edge::clock"),
     ("edge::anything", "edge::files"),
     ("edge::config", "edge::mount"),

@@ -65,6 +65,11 @@ pub fn local_time(at: Timestamp) -> String {
     }
 }
 
+/// Does this machine say which zone it is in? Else its times are shown in UTC.
+pub fn has_zone() -> bool {
+    TimeZone::try_system().is_ok()
+}
+
 /// Midnight before `at` in the zone of this machine.
 pub fn start_of_day(at: Timestamp) -> Timestamp {
     jiff::Timestamp::from_millisecond(at.0)

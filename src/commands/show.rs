@@ -36,6 +36,9 @@ async fn find(
 ) -> Result<Found, Failure> {
     let config = load(base, settings)?;
     let mut looker = Looker::new(config);
+    if let Ok(record) = running(&looker.layout) {
+        looker.as_daemon(&record.process);
+    }
     let now = clock::now();
     let mut seen = looker.look(Scope::Everything, &now).await?;
     looker.vitals(&mut seen, &now);
@@ -197,7 +200,8 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
             .recipes
             .get(&launch.queue)
             .and_then(|recipe| recipe.as_ref().ok());
-        let capabilities = goose::capabilities_for(&looker.config, &launch.queue)?;
+        let path = looker.path.as_deref();
+        let capabilities = goose::capabilities_on(&looker.config, &launch.queue, path)?;
         goose::command(
             &looker.config,
             recipe,

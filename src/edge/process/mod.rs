@@ -23,10 +23,12 @@ use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, ProcessId, Timestamp};
 use crate::edge::{clock, kill_point};
 
+mod environment;
 mod leftovers;
 mod stat;
 mod stop;
 
+pub use environment::Environment;
 pub use leftovers::{DeadShim, leftovers};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};

@@ -48,6 +48,16 @@ pub enum Error {
         up: String,
         base: Utf8PathBuf,
     },
+    #[error("calypso-watch on `{host}` looked at `{base}` {ago} ago, and this is another machine")]
+    OtherMachine {
+        host: String,
+        ago: String,
+        base: Utf8PathBuf,
+    },
+    #[error(
+        "run `{run}` is alive and cannot be seen from here: it was started in another container (pid namespace)"
+    )]
+    Unseen { run: RunId },
     #[error("cannot write in `{path}`")]
     Write {
         path: Utf8PathBuf,

@@ -80,6 +80,12 @@ pub fn cmdline(pid: i32) -> Vec<String> {
         .collect()
 }
 
+/// Was the file it was started from replaced or removed since (proc_pid_exe(5))? False where that cannot be seen.
+pub fn is_program_replaced(process: &ProcessId) -> bool {
+    let link = std::fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+    link.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") && is_alive(process)
+}
+
 /// CPU time of it and of the children it waited for, and its resident memory in kB.
 pub fn vitals(process: &ProcessId) -> Option<(Millis, u64)> {
     let stat = stat(process.pid).ok()??;

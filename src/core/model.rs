@@ -521,8 +521,19 @@ pub struct StoppedBy {
     pub pid: Option<i32>,
 }
 
+impl StoppedBy {
+    /// The machine or its container is going down: process 1, or somebody outside this pid namespace (whose number reads 0 in
+    /// here, signalfd(2)), ends whatever runs. No person asked for this run's end.
+    pub fn is_system(&self) -> bool {
+        matches!(self.pid, Some(0 | 1))
+    }
+}
+
 impl fmt::Display for StoppedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_system() {
+            return f.write_str("the system, which was going down");
+        }
         write!(f, "uid {}", self.uid)
     }
 }

@@ -89,6 +89,33 @@ struct Done {
     swept: bool,
 }
 
+/// A subject whose launches fail in this daemon's own hands.
+struct Failing {
+    why: String,
+    until: Instant,
+    failures: u32,
+}
+
+impl Failing {
+    /// It is left alone for half a second, doubling up to half a minute, as the loop's own retry is.
+    fn failed(&mut self, why: String) {
+        let wait = Duration::from_millis(500 << self.failures.min(6));
+        self.why = why;
+        self.until = Instant::now() + wait.min(Duration::from_secs(30));
+        self.failures += 1;
+    }
+}
+
+impl Default for Failing {
+    fn default() -> Self {
+        Self {
+            why: String::new(),
+            until: Instant::now(),
+            failures: 0,
+        }
+    }
+}
+
 /// The daemon of one base path.
 pub struct Daemon {
     looker: Looker,
@@ -102,6 +129,8 @@ pub struct Daemon {
     watched: BTreeMap<RunId, JoinHandle<()>>,
     /// Launches that failed here before a run began, by queue; shown as holds until the next slow look.
     stuck: BTreeMap<QueueName, String>,
+    /// The same of a single task, or of inbound/.
+    failing: BTreeMap<RunSubject, Failing>,
     since: Moment,
     /// When the event that led to the present look was read.
     event: Option<Moment>,
@@ -134,6 +163,7 @@ impl Daemon {
             done: mpsc::unbounded_channel(),
             watched: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            failing: BTreeMap::new(),
             since: (&clock::now()).into(),
             event: None,
             builtin,
@@ -308,6 +338,11 @@ impl Daemon {
             seen.no_program
                 .entry(queue.clone())
                 .or_insert_with(|| why.clone());
+        }
+        for (subject, failing) in &self.failing {
+            if Instant::now() < failing.until {
+                seen.cannot_read(*subject, failing.why.clone());
+            }
         }
         self.lock.touch();
         let decided_at = clock::now();

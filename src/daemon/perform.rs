@@ -6,7 +6,7 @@ use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
     Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, TaskId, TaskKey, TaskStatus,
+    StoppedBy, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
@@ -52,6 +52,16 @@ struct Command {
     env: Vec<(String, String)>,
 }
 
+/// A task that a run left in its queue, as it stood when that was seen.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    key: TaskKey,
+    queue: &'a str,
+    /// Unknown in records of older versions.
+    updated_at: Option<Timestamp>,
+    run: RunId,
+}
+
 impl Daemon {
     /// All actions of a decision, in order.
     pub(super) async fn perform(
@@ -62,7 +72,9 @@ impl Daemon {
     ) -> Acted {
         let mut acted = Acted::Nothing;
         for action in &decision.actions {
-            match self.act(action, seen, looked).await {
+            let result = self.act(action, seen, looked).await;
+            self.note_launch(action, result.as_ref().err());
+            match result {
                 Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
                 Ok(_) => {}
                 Err(error) => {
@@ -130,8 +142,11 @@ impl Daemon {
             }
             Action::RecordVerdict { run, verdict } => {
                 // Its writes must not be made twice, nor forgotten, after a power cut; without any, the same verdict follows again.
+                // Nor does it where a request was dispatched and not moved, or a person ended the run: those are known from it alone.
                 let has_writes = verdict.tasks.iter().any(|task| task.write.is_some());
-                let durability = if has_writes {
+                let is_held_by_it = verdict.files.iter().any(|file| file.left)
+                    || matches!(verdict.outcome, Outcome::Stopped(_));
+                let durability = if has_writes || is_held_by_it {
                     Durability::PowerCut
                 } else {
                     Durability::Crash
@@ -150,13 +165,19 @@ impl Daemon {
                 Ok(removed)
             }
             Action::PutBack { task, run } => {
-                let Some(key) = seen.tasks.get(task).map(crate::core::model::Task::key) else {
+                let Some(task) = seen.tasks.get(task) else {
                     return Ok(false);
+                };
+                let left = Left {
+                    key: task.key(),
+                    queue: task.assigned_to.as_deref().unwrap_or_default(),
+                    updated_at: Some(task.updated_at),
+                    run: *run,
                 };
                 let text = "its agent is gone";
                 let comment =
                     format!("calypso-watch put this task back to idle: {text} (run {run}).");
-                self.put_back(key, *run, &comment).await
+                self.put_back(left, &comment).await
             }
             Action::CreateFolder { task } => {
                 kill_point::reach("folder:before");
@@ -172,6 +193,27 @@ impl Daemon {
     }
 
     // ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A launch that failed here holds its subject for a while, with the reason, so that whatever comes next in the queue is not kept
+    /// from starting by, say, one task whose records cannot be written. A tinytask that does not answer is no fault of the task's.
+    fn note_launch(&mut self, action: &Action, error: Option<&Error>) {
+        let Action::Launch(launch) = action else {
+            return;
+        };
+        match error {
+            None => {
+                self.failing.remove(&launch.subject);
+            }
+            Some(Error::Tinytask(error)) if error.is_connection() => {}
+            Some(error) => {
+                // What it was decided on may be what is wrong.
+                self.looker.memory.forget(launch.subject);
+                let why = format!("{} could not be started: {}", launch.subject, chain(error));
+                let failing = self.failing.entry(launch.subject).or_default();
+                failing.failed(why);
+            }
+        }
+    }
 
     /// D1 to D3 of the protocol in `shim`, after one more word with tinytask: it has no compare-and-set, so the task is read
     /// again right before.
@@ -379,7 +421,10 @@ impl Daemon {
             at: (&clock::now()).into(),
         };
         kill_point::reach("stop:before");
-        runs::write_ended(&self.looker.layout, dir, &ended)?;
+        // On a full disk it is better ended and called lost than left to run.
+        if let Err(error) = runs::write_ended(&self.looker.layout, dir, &ended) {
+            warn!(run = %dir.id, error = chain(&error), "cannot write down why this run is ended");
+        }
         kill_point::reach("stop:recorded");
         let id = dir.id;
         self.looker.memory.in_hand.insert(id);
@@ -412,14 +457,20 @@ impl Daemon {
     /// Everything after a verdict is durable. Each step bears being repeated, so a daemon killed in here goes on where it was.
     async fn finish(&mut self, dir: &RunDir, verdict: &VerdictRecord) -> Result<bool, Error> {
         for task in &verdict.tasks {
+            let left = Left {
+                key: task.key,
+                queue: verdict.queue.as_str(),
+                updated_at: task.updated_at,
+                run: verdict.run,
+            };
             match &task.write {
                 Some(Write::PutBack { comment }) => {
-                    self.put_back(task.key, verdict.run, comment).await?;
+                    self.put_back(left, comment).await?;
                 }
                 Some(Write::Park { comment, put_back }) => {
-                    self.say_once(task.key, verdict.run, comment).await?;
+                    self.say_once(left, comment).await?;
                     if *put_back {
-                        self.put_back(task.key, verdict.run, comment).await?;
+                        self.put_back(left, comment).await?;
                     }
                 }
                 None => {}
@@ -437,34 +488,48 @@ impl Daemon {
 
     /// Working → idle, and `comment` once; whether it was done. The comment names the run and comes first, so that a repeat after
     /// a crash between the two finds it there. Nothing is said of a task that is not to be put back any more.
-    async fn put_back(&self, key: TaskKey, run: RunId, comment: &str) -> Result<bool, Error> {
+    ///
+    /// Between the verdict and this, the daemon may have been dead or tinytask away for hours, and the task may have been handed
+    /// on, put back by a person, and claimed again: then it is another's. A claim or a move changes `updated_at`, a comment does
+    /// not (measured). Times there are in seconds: a claim in the verdict's own second is not told apart.
+    async fn put_back(&self, left: Left<'_>, comment: &str) -> Result<bool, Error> {
         kill_point::reach("put-back:before");
-        let Some((tinytask, found)) = self.present(key).await? else {
+        let Some((tinytask, found)) = self.present(left.key).await? else {
             return Ok(false);
         };
         kill_point::reach("put-back:read-again");
         let is_left = found.task.status == TaskStatus::Working
             && found.open_subtasks == 0
-            && !found.task.is_archived;
+            && !found.task.is_archived
+            && found.task.assigned_to.as_deref() == Some(left.queue)
+            && left.updated_at.is_none_or(|at| found.task.updated_at == at)
+            && !self.has_pid_file(left.key.id);
         if !is_left && !is_planted("blind-put-back") {
             return Ok(false);
         }
-        if !found.our_comments.contains(&run) || is_planted("comment-twice") {
-            tinytask.comment(key.id, comment).await?;
+        if !found.our_comments.contains(&left.run) || is_planted("comment-twice") {
+            tinytask.comment(left.key.id, comment).await?;
         }
         kill_point::reach("put-back:commented");
-        tinytask.put_back(key.id).await?;
+        tinytask.put_back(left.key.id).await?;
         kill_point::reach("put-back:done");
         Ok(true)
     }
 
-    /// Says `comment` once.
-    async fn say_once(&self, key: TaskKey, run: RunId, comment: &str) -> Result<(), Error> {
+    /// Somebody is at it, whoever that is.
+    fn has_pid_file(&self, id: TaskId) -> bool {
+        let path = self.looker.layout.pid_file(RunSubject::Task(id));
+        std::fs::symlink_metadata(path).is_ok()
+    }
+
+    /// Says `comment` once, while the task is where it was parked.
+    async fn say_once(&self, left: Left<'_>, comment: &str) -> Result<(), Error> {
         kill_point::reach("park:before");
-        if let Some((tinytask, found)) = self.present(key).await?
-            && !found.our_comments.contains(&run)
+        if let Some((tinytask, found)) = self.present(left.key).await?
+            && found.task.assigned_to.as_deref() == Some(left.queue)
+            && !found.our_comments.contains(&left.run)
         {
-            tinytask.comment(key.id, comment).await?;
+            tinytask.comment(left.key.id, comment).await?;
             kill_point::reach("park:commented");
         }
         Ok(())

@@ -264,7 +264,20 @@ impl Shim<'_> {
         // S7
         gated.open_gate();
         kill_point::reach("S7:opened");
+        self.sync_start();
         Ok((gated, log))
+    }
+
+    /// Makes what the start left behind outlive a power cut, now that nobody waits for it: the agent claims the task in tinytask, which
+    /// does, and without a spec nobody would know whose claim that was. What fails here is no reason to end a run.
+    fn sync_start(&self) {
+        let layout = &self.place.layout;
+        let paths = layout.run(&self.place.dir);
+        let subject = layout.subject_runs(self.place.dir.id.subject);
+        let (spec, state) = (paths.spec(), paths.state());
+        for path in [spec, state, paths.dir, subject, layout.live()] {
+            File::open(path).and_then(|file| file.sync_all()).ok();
+        }
     }
 
     /// S5: from here on the task is ours, or somebody else's.

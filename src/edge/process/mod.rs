@@ -10,7 +10,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use camino::Utf8Path;
 use tokio::io::Interest;
@@ -41,6 +42,9 @@ pub const SELF_EXE: &str = "/proc/self/exe";
 
 /// The hidden word that makes this program a shim.
 pub const SHIM_WORD: &str = "__shim";
+
+/// How long a shim's first stage may take to fork and exit: it does in milliseconds.
+const FIRST_STAGE_TIME: Duration = Duration::from_secs(5);
 
 /// The process that has this number now; `None` when there is none, or only a dead one that nobody collected.
 pub fn identity(pid: i32) -> Option<ProcessId> {
@@ -191,7 +195,7 @@ pub fn start_shim(
     env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
 ) -> io::Result<()> {
     // D3
-    let status = Command::new(exe.as_str())
+    let mut first_stage = Command::new(exe.as_str())
         .arg0("calypso-watch")
         .arg(SHIM_WORD)
         .arg(layout.run(dir).dir.as_str())
@@ -202,12 +206,32 @@ pub fn start_shim(
         .stdin(Stdio::from(lock))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()?;
+        .spawn()?;
+    // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
+    if !is_over_within(&first_stage, FIRST_STAGE_TIME) {
+        first_stage.kill()?;
+    }
+    let status = first_stage.wait()?;
     if status.success() {
         Ok(())
     } else {
         Err(io::Error::other(format!("the shim refused: {status}")))
     }
+}
+
+/// Waits for a child's end without collecting it; where there is no pidfd to wait on, for as long as it takes.
+fn is_over_within(child: &Child, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let pid = rustix::process::Pid::from_child(child);
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return true;
+    };
+    let limit = rustix::time::Timespec {
+        tv_sec: limit.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    // EINTR: no handler of ours interrupts it for long, and an early KILL only means that nothing was launched.
+    !matches!(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)), Ok(0))
 }
 
 /// Makes this process the one that inherits shims and what they leave, since PID 1 of a container may not collect them.

@@ -156,6 +156,8 @@ pub struct Case<'a> {
     pub max_attempts: u32,
     /// Another run of the queue lives: only the named task can be told to be this run's.
     pub has_company: bool,
+    /// A person said `retry` of the run's subject while the run lived: it counts no more, so it parks nothing either.
+    pub is_forgiven: bool,
     /// Attempts so far of a task.
     pub count: &'a dyn Fn(TaskKey) -> Count,
     pub now: &'a Now,
@@ -212,7 +214,8 @@ impl Case<'_> {
             .as_ref()
             .map_or_else(|| outcome.to_string(), |f| f.reason.clone());
         for task in &mut tasks {
-            self.settle_write(task, counts, &reason);
+            let is_forgiven = self.is_forgiven && spec.task == Some(task.key);
+            self.settle_write(task, counts && !is_forgiven, &reason);
         }
         Some(VerdictRecord {
             format: FORMAT,

@@ -67,6 +67,16 @@ fn is_attempt(record: &VerdictRecord) -> bool {
             .is_some_and(|f| f.class == FailureClass::Task)
 }
 
+/// Does it count towards the runs a person's word is needed for after so many? One that met an outage of its provider, or of its
+/// recipe or machine, does not: the hold of those bounds how often they are probed, and the probe is always the same first task.
+fn is_counted(record: &VerdictRecord) -> bool {
+    let is_outage = record
+        .failure
+        .as_ref()
+        .is_some_and(|f| matches!(f.class, FailureClass::Provider | FailureClass::Environment));
+    !is_outage && !matches!(record.outcome, Outcome::NotLaunched(_))
+}
+
 /// Through no fault of the task, the agent, its recipe or its provider.
 fn is_ours(record: &VerdictRecord) -> bool {
     record
@@ -136,9 +146,7 @@ impl Standing {
                 standing.begin_stay();
                 continue;
             }
-            if !matches!(record.outcome, Outcome::NotLaunched(_)) {
-                standing.runs += 1;
-            }
+            standing.runs += u32::from(is_counted(record));
             if last.is_some_and(|(_, before)| before.stay != entry.stay) {
                 standing.begin_stay();
             }
@@ -148,7 +156,7 @@ impl Standing {
         // Runs that were named after the task, worked on others instead and failed there are no attempts of it. They cost all the
         // same: without a wait the next would follow at once, and the agent be handed the same other task.
         let waits = passed_over.last().map(|record| {
-            standing.runs += passed_over.len() as u32;
+            standing.runs += passed_over.iter().filter(|r| is_counted(r)).count() as u32;
             (
                 record.judged.clone(),
                 passed_over.len() as u32,

@@ -6,7 +6,7 @@ use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
     Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, TaskId, TaskKey, TaskStatus,
+    StoppedBy, TaskKey, TaskStatus,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
@@ -167,7 +167,10 @@ impl Daemon {
             RunSubject::Task(id) => {
                 let detail = tinytask.detail(id).await?;
                 if !is_still_runnable(&detail, &launch.queue) {
-                    self.looker.memory.rechecked.insert(id, detail);
+                    if let Some(row) = seen.tasks.get(&id).cloned() {
+                        let rechecked = Rechecked { row, detail };
+                        self.looker.memory.rechecked.insert(id, rechecked);
+                    }
                     return Ok(true);
                 }
                 Some(detail)

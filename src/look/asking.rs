@@ -17,6 +17,8 @@ use crate::edge::{clock, goose, inbound, tinytask};
 
 /// Of so many known open tasks, most have to vanish before the server is suspected.
 const SUSPICIOUS_FROM: usize = 4;
+/// Tasks that could not be launched at the last moment, of which each look asks what has become of them.
+const MOST_ASKED_AGAIN: usize = 8;
 
 impl Looker {
     pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
@@ -114,12 +116,51 @@ impl Looker {
         for (id, detail) in wanted.iter().zip(details) {
             seen.details.insert(*id, detail.map_err(error)?);
         }
-        for (id, detail) in std::mem::take(&mut self.memory.rechecked) {
-            seen.details.entry(id).or_insert(detail);
-        }
+        self.recall_rechecked(seen).await.map_err(error)?;
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
+    }
+
+    /// What stood in a launch's way at the last moment stands there until the task's row changes, or a whole look shows its
+    /// parts: no list of a queue tells that a parent has open parts elsewhere, and were it forgotten, two such parents at the
+    /// head of a queue would be tried in turn for ever, and the tasks behind them never. Parts may end without a trace in their
+    /// parent's row, so the first few are asked about again.
+    async fn recall_rechecked(&mut self, seen: &mut Snapshot) -> Result<(), tinytask::Error> {
+        let Some(tinytask) = &self.tinytask else {
+            return Ok(());
+        };
+        let rechecked = &mut self.memory.rechecked;
+        if seen.coverage == Coverage::Everything {
+            rechecked.clear();
+            return Ok(());
+        }
+        rechecked.retain(|id, known| match seen.tasks.get(id) {
+            Some(row) => *row == known.row,
+            None => (known.row.queue()).is_some_and(|queue| !seen.coverage.has(&queue)),
+        });
+        let listed = (rechecked.iter()).filter(|(id, _)| seen.tasks.contains_key(id));
+        let again: Vec<TaskId> = listed.map(|(id, _)| *id).take(MOST_ASKED_AGAIN).collect();
+        let answers = join_all(again.iter().map(|id| tinytask.detail(*id))).await;
+        for (id, answer) in again.iter().zip(answers) {
+            let answer = answer?;
+            if let Some(known) = rechecked.get_mut(id) {
+                known.detail = answer;
+            }
+        }
+        for (id, known) in rechecked.iter() {
+            if !seen.tasks.contains_key(id) {
+                continue;
+            }
+            match &known.detail {
+                Detail::Found(found) if found.task.is_open() => {
+                    seen.tasks.insert(*id, found.task.clone());
+                }
+                Detail::Found(_) | Detail::NotFound => drop(seen.tasks.remove(id)),
+            }
+            seen.details.entry(*id).or_insert(known.detail.clone());
+        }
+        Ok(())
     }
 
     /// Queues that could start something, and queues a run of which is over.

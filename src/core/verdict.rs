@@ -14,6 +14,10 @@ use crate::core::record::{
 };
 use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot};
 
+/// Tasks created during a run that are named for each file it left: enough for a person to find them, and no more, as a run may
+/// leave very many files.
+const MOST_CREATED: usize = 20;
+
 /// What the combination of a run's traces means; the table is in `docs/design/01-one-run.md`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -191,15 +195,14 @@ impl Case<'_> {
         }
         let files: Vec<FileVerdict> = (spec.baseline.inbound.iter())
             .map(|file| {
-                let left = self.evidence.left.contains(file);
+                let changed = self.evidence.changed.get(file).cloned();
+                let left = changed.is_some() || self.evidence.left.contains(file);
+                let created = self.evidence.created.iter().take(MOST_CREATED).copied();
                 FileVerdict {
                     file: file.clone(),
                     left,
-                    created: if left {
-                        self.evidence.created.clone()
-                    } else {
-                        Vec::new()
-                    },
+                    changed,
+                    created: created.filter(|_| left).collect(),
                 }
             })
             .collect();
@@ -456,7 +459,13 @@ impl Case<'_> {
                 } else if worst.is_some_and(|t| t.verdict == Verdict::LeftWorking) {
                     "left it working".to_owned()
                 } else if left > 0 {
-                    format!("left {left} of {} requests in inbound", files.len())
+                    let changed = files.iter().filter(|f| f.changed.is_some()).count();
+                    let edited = match changed {
+                        0 => "",
+                        n if n == left => ", and changed by then",
+                        _ => ", some of them changed by then",
+                    };
+                    format!("left {left} of {} requests in inbound{edited}", files.len())
                 } else {
                     "made no progress".to_owned()
                 };

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::{Looker, Scope, chain};
 use crate::core::model::{
-    Detail, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
+    Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::Write;
 use crate::core::verdict::{Meaning, questions};
@@ -265,7 +265,9 @@ impl Looker {
         if !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
             return;
         }
-        let present: BTreeSet<_> = seen.inbound.iter().map(|entry| entry.key.clone()).collect();
+        let present: BTreeMap<&str, &FileKey> = (seen.inbound.iter())
+            .map(|entry| (entry.key.name.as_str(), &entry.key))
+            .collect();
         for run in &mut seen.runs {
             if run.verdict.is_some() || run.meaning() != Meaning::Complete {
                 continue;
@@ -278,16 +280,17 @@ impl Looker {
                 continue;
             }
             let output = goose::read_output(&self.layout.run(&run.dir).output());
-            let left: Vec<_> = spec
-                .baseline
-                .inbound
-                .iter()
-                .filter(|file| present.contains(file))
-                .cloned()
-                .collect();
+            let (mut left, mut changed) = (BTreeSet::new(), BTreeMap::new());
+            for file in &spec.baseline.inbound {
+                match present.get(file.name.as_str()) {
+                    Some(now) if *now == file => drop(left.insert(file.clone())),
+                    Some(now) => drop(changed.insert(file.clone(), (*now).clone())),
+                    None => {}
+                }
+            }
             let mut created = Vec::new();
             // An inbound run's launch asked for the highest task: 0 says that there was none yet.
-            if !left.is_empty()
+            if !(left.is_empty() && changed.is_empty())
                 && let Some(tinytask) = &self.tinytask
             {
                 match tinytask.all_tasks().await {
@@ -301,6 +304,14 @@ impl Looker {
                     Err(_) => continue,
                 }
             }
+            // One that lies in a folder of a task made meanwhile was taken: what has its name here is another's request.
+            if changed.iter().any(|(was, now)| was.inode != now.inode) {
+                let folders = created.iter().map(|id| self.layout.task_folder(*id));
+                let moved: BTreeSet<u64> = folders
+                    .flat_map(|folder| inbound::inodes(&folder))
+                    .collect();
+                changed.retain(|was, now| was.inode == now.inode || !moved.contains(&was.inode));
+            }
             run.evidence = Some(Evidence {
                 tokens: output.tokens,
                 cost: output.cost,
@@ -310,6 +321,7 @@ impl Looker {
                     .task
                     .map_or(0, |task| inbound::digest(&self.layout.task_folder(task.id))),
                 left,
+                changed,
                 created,
             });
         }

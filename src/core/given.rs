@@ -289,6 +289,7 @@ pub(super) fn left_lying(run: &str, name: &str, created: &[i64], at: i64) -> Ver
     record.files = vec![FileVerdict {
         file: file(name),
         left: true,
+        changed: None,
         created: created.iter().map(|n| id(*n)).collect(),
     }];
     record

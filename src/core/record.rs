@@ -198,10 +198,20 @@ pub enum Write {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileVerdict {
     pub file: FileKey,
-    /// Still there, unchanged.
+    /// Still there, unchanged or not.
     pub left: bool,
-    /// Left, and these tasks were created during the run: perhaps dispatched but not moved.
+    /// Left, but not as it was at the launch: as what it lay there at the verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<FileKey>,
+    /// Left, and these tasks were created during the run: perhaps dispatched but not moved. The first few of them.
     pub created: Vec<TaskId>,
+}
+
+impl FileVerdict {
+    /// The file as the verdict found it.
+    pub fn as_judged(&self) -> &FileKey {
+        self.changed.as_ref().unwrap_or(&self.file)
+    }
 }
 
 /// Whose fault a failed run was, which decides what follows.

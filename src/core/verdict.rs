@@ -14,6 +14,10 @@ use crate::core::record::{
 };
 use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot, StrangerKind};
 
+/// Tasks created during a run that are named for each file it left: enough for a person to find them, and no more, as a run may
+/// leave very many files.
+const MOST_CREATED: usize = 20;
+
 /// What the combination of a run's traces means; the table is in `docs/design/01-one-run.md`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -156,6 +160,8 @@ pub struct Case<'a> {
     pub max_attempts: u32,
     /// Another run of the queue lives: only the named task can be told to be this run's.
     pub has_company: bool,
+    /// A person said `retry` of the run's subject while the run lived: it counts no more, so it parks nothing either.
+    pub is_forgiven: bool,
     /// Attempts so far of a task.
     pub count: &'a dyn Fn(TaskKey) -> Count,
     pub now: &'a Now,
@@ -189,15 +195,14 @@ impl Case<'_> {
         }
         let files: Vec<FileVerdict> = (spec.baseline.inbound.iter())
             .map(|file| {
-                let left = self.evidence.left.contains(file);
+                let changed = self.evidence.changed.get(file).cloned();
+                let left = changed.is_some() || self.evidence.left.contains(file);
+                let created = self.evidence.created.iter().take(MOST_CREATED).copied();
                 FileVerdict {
                     file: file.clone(),
                     left,
-                    created: if left {
-                        self.evidence.created.clone()
-                    } else {
-                        Vec::new()
-                    },
+                    changed,
+                    created: created.filter(|_| left).collect(),
                 }
             })
             .collect();
@@ -212,7 +217,8 @@ impl Case<'_> {
             .as_ref()
             .map_or_else(|| outcome.to_string(), |f| f.reason.clone());
         for task in &mut tasks {
-            self.settle_write(task, counts, &reason);
+            let is_forgiven = self.is_forgiven && spec.task == Some(task.key);
+            self.settle_write(task, counts && !is_forgiven, &reason);
         }
         Some(VerdictRecord {
             format: FORMAT,
@@ -443,7 +449,13 @@ impl Case<'_> {
                 } else if worst.is_some_and(|t| t.verdict == Verdict::LeftWorking) {
                     "left it working".to_owned()
                 } else if left > 0 {
-                    format!("left {left} of {} requests in inbound", files.len())
+                    let changed = files.iter().filter(|f| f.changed.is_some()).count();
+                    let edited = match changed {
+                        0 => "",
+                        n if n == left => ", and changed by then",
+                        _ => ", some of them changed by then",
+                    };
+                    format!("left {left} of {} requests in inbound{edited}", files.len())
                 } else {
                     "made no progress".to_owned()
                 };

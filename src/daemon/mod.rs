@@ -5,7 +5,7 @@
 //!
 //! One thread. inotify, pidfds, timers and signals only wake the loop; none of them is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -468,8 +468,11 @@ impl Daemon {
         let per_task = self.looker.config.keep_per_task as usize;
         let is_open = |id| seen.tasks.contains_key(&id);
         let is_inbound_read = !seen.unreadable.contains_key(&RunSubject::Inbound);
-        let still_lies =
-            |key: &FileKey| !is_inbound_read || seen.inbound.iter().any(|entry| entry.key == *key);
+        let names: BTreeSet<&str> = (seen.inbound.iter())
+            .map(|entry| entry.key.name.as_str())
+            .collect();
+        // By name: a file that changes while its runs live is told by nothing else.
+        let still_lies = |key: &FileKey| !is_inbound_read || names.contains(key.name.as_str());
         let layout = &self.looker.layout;
         kill_point::reach("prune:before");
         let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies);
@@ -522,7 +525,7 @@ enum Acted {
 }
 
 /// Tasks that wait for something in their folder.
-fn waited_folders(decision: &Decision) -> std::collections::BTreeSet<crate::core::model::TaskId> {
+fn waited_folders(decision: &Decision) -> BTreeSet<crate::core::model::TaskId> {
     use crate::core::{Hold, Subject};
     let waits = |hold: &Hold| {
         matches!(

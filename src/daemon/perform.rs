@@ -18,14 +18,12 @@ use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
 use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, goose, inbound, process, runs, tinytask};
-use crate::look::{chain, is_still_runnable};
+use crate::look::{Rechecked, chain, is_still_runnable};
 
 /// How long a sweep may take; what outlives it is held against the run.
 const SWEEP_TIME: Millis = Millis::secs(5);
 /// What a shim needs beyond the grace to end a run that it was told to stop.
 const SHIM_TIME: Millis = Millis::secs(15);
-/// Ids asked one by one before the whole list is asked instead.
-const MOST_PROBES: u32 = 50;
 
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +229,10 @@ impl Daemon {
             RunSubject::Task(id) => {
                 let detail = tinytask.detail(id).await?;
                 if !is_still_runnable(&detail, &launch.queue) {
-                    self.looker.memory.rechecked.insert(id, detail);
+                    if let Some(row) = seen.tasks.get(&id).cloned() {
+                        let rechecked = Rechecked { row, detail };
+                        self.looker.memory.rechecked.insert(id, rechecked);
+                    }
                     return Ok(true);
                 }
                 Some(detail)
@@ -367,28 +368,16 @@ impl Daemon {
         }
     }
 
-    /// The highest task id given out so far: what lies above it after a dispatcher's run was created during that run. Ids are never
-    /// given out twice, so the answer of an earlier look is a good start, and the ids above it are asked one by one.
+    /// The highest task id there is: what lies above it after a dispatcher's run was created during that run. Looks see open tasks
+    /// of some queues only, and numbers above theirs have gaps where tasks were deleted, so that nothing less than the whole list
+    /// tells: a task overlooked here would pass for one that the run created, and its request be held for it.
     async fn find_highest(&mut self) -> Result<(), Error> {
         let Some(tinytask) = &self.looker.tinytask else {
             return Ok(());
         };
-        let memory = &mut self.looker.memory;
-        for _ in 0..MOST_PROBES {
-            if memory.highest_task == 0 {
-                break;
-            }
-            let Ok(next) = TaskId::try_from(memory.highest_task + 1) else {
-                return Ok(());
-            };
-            if tinytask.detail(next).await? == Detail::NotFound {
-                return Ok(());
-            }
-            memory.highest_task += 1;
-        }
         let all = tinytask.all_tasks().await?;
         let highest = all.iter().map(|task| task.id.number()).max().unwrap_or(0);
-        memory.highest_task = memory.highest_task.max(highest);
+        self.looker.memory.highest_task = highest;
         Ok(())
     }
 

@@ -298,6 +298,7 @@ fn what_tells_of_a_request_that_still_lies_is_not_forgotten() {
         verdict.files = vec![FileVerdict {
             file: file(if number == 2 { "lies" } else { "went" }),
             left: number == 2,
+            changed: None,
             created: Vec::new(),
         }];
         runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)

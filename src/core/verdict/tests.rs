@@ -371,6 +371,26 @@ fn an_inbound_run_is_judged_file_by_file() {
 }
 
 #[test]
+fn a_request_that_was_edited_in_place_while_its_run_lived_is_left() {
+    let mut over = ended("inbound/1", "dispatcher", Outcome::Exited(0));
+    over.spec.as_mut().expect("a spec").baseline.inbound = vec![file("a.md")];
+    let evidence = over.evidence.as_mut().expect("evidence");
+    let mut now = file("a.md");
+    now.modified = 5;
+    evidence.changed.insert(file("a.md"), now.clone());
+    evidence.created = vec![id(12)];
+    let verdict = given(world().run(over)).at(0).verdict();
+    let judged = &verdict.files[0];
+    assert!(judged.left);
+    assert_eq!((judged.as_judged(), &judged.file), (&now, &file("a.md")));
+    assert_eq!(judged.created, [id(12)]);
+    assert_eq!(
+        verdict.failure.map(|f| f.reason),
+        Some("left 1 of 1 requests in inbound, and changed by then".into())
+    );
+}
+
+#[test]
 fn an_end_nobody_wrote_is_lost_or_never_was() {
     let mut lost = run("1/1", "coder");
     assert_eq!(lost.outcome(), Outcome::Lost);

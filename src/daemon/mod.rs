@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::core::decide::decide;
 use crate::core::model::{
@@ -34,7 +34,7 @@ mod timers;
 
 pub use builtin::{Builtin, start_builtin};
 pub use journal::{StoryEvent, read_story};
-pub use lock::{DaemonRecord, Lock, LockRecord, running};
+pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
@@ -51,6 +51,16 @@ pub enum Error {
     #[error("cannot write in `{path}`")]
     Write {
         path: Utf8PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "`{path}` is not the folder that this daemon watches any more; nothing is started until that is back"
+    )]
+    Displaced { path: Utf8PathBuf },
+    #[error("files in `{from}` cannot have a second name in `{to}`")]
+    NoLinks {
+        from: Utf8PathBuf,
+        to: Utf8PathBuf,
         source: std::io::Error,
     },
     #[error("the built-in tinytask did not start: {why}")]
@@ -96,6 +106,10 @@ pub struct Daemon {
     /// When the event that led to the present look was read.
     event: Option<Moment>,
     builtin: Option<Builtin>,
+    /// What failed in the last round.
+    trouble: Option<String>,
+    /// How changes are heard of, in words.
+    heard_by: String,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -109,6 +123,12 @@ impl Daemon {
         let layout = crate::core::layout::Layout::new(config.base.clone());
         make_folders(&layout)?;
         let lock = Lock::take(&layout)?;
+        runs::restore_pid_files(&layout).map_err(look::Error::from)?;
+        runs::try_link(&layout).map_err(|source| Error::NoLinks {
+            from: layout.state(),
+            to: layout.running_tasks(),
+            source,
+        })?;
         process::become_subreaper().ok();
         let builtin = start_builtin(&config, &layout, &options.exe).await?;
         let journal = journal::Journal::open(&layout);
@@ -126,6 +146,8 @@ impl Daemon {
             since: (&clock::now()).into(),
             event: None,
             builtin,
+            trouble: None,
+            heard_by: "once".into(),
         })
     }
 
@@ -135,7 +157,7 @@ impl Daemon {
         loop {
             let (seen, decision, acted) = self.round(scope).await?;
             if self.looker.memory.in_hand.is_empty() && acted != Acted::Something {
-                self.record(&seen, &decision, "once");
+                self.record(&seen, &decision);
                 return Ok((seen, decision));
             }
             if acted != Acted::Something
@@ -170,11 +192,12 @@ impl Daemon {
                 Ok((looked, decision, acted)) => {
                     wake_at = decision.wake_at;
                     answered = looked.tinytask.clone();
-                    self.record(&looked, &decision, "inotify");
-                    self.watch_processes(&looked, &decision);
                     if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                        warn!(error = %error, "some task folders are left to the rescan");
+                        debug!(error = %error, "some task folders are left to the rescan");
                     }
+                    self.heard_by(&watch);
+                    self.record(&looked, &decision);
+                    self.watch_processes(&looked, &decision);
                     if scope == Scope::Everything && timers.take_prune() {
                         self.prune(&looked);
                     }
@@ -182,13 +205,14 @@ impl Daemon {
                     has_looked = true;
                     acted
                 }
+                // Somebody else has the base path now.
+                Err(error @ Error::AlreadyRunning { .. }) => return Err(error),
                 // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
                 Err(error) if !has_looked => return Err(error),
                 Err(error) => {
-                    error!(
-                        error = chain(&error),
-                        "cannot look; nothing is started until that is over"
-                    );
+                    let error = chain(&error);
+                    error!(error, "cannot look; nothing is started until that is over");
+                    self.lock.tell(format!("cannot look: {error}")).ok();
                     (wake_at, answered) = (None, Tinytask::NotAsked);
                     Acted::Failed
                 }
@@ -275,7 +299,9 @@ impl Daemon {
     fn woken(&mut self, wake: &watch::Wake, timers: &mut Timers) -> Scope {
         for what in &wake.lost {
             warn!(what, "watching was disturbed");
-            self.journal.lost(what);
+            if self.lock.place() == lock::Place::Ours {
+                self.journal.lost(what);
+            }
         }
         if wake.areas.database {
             timers.database();
@@ -291,6 +317,7 @@ impl Daemon {
 
     /// Look, decide, perform, once.
     async fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Error> {
+        self.keep_place()?;
         let now = clock::now();
         let mut seen = self.looker.look(scope, &now).await?;
         for (queue, why) in &self.stuck {
@@ -304,6 +331,36 @@ impl Daemon {
         self.journal.seen(&seen, &decision, &decided_at);
         let acted = self.perform(&seen, &decision, &now).await;
         Ok((seen, decision, acted))
+    }
+
+    /// Everything below goes by names, so the names must still lead to what was locked. Where only `.calypso` went, it is made and
+    /// locked anew: pid files in running_tasks/ keep tasks whose agents live from being started twice. Another base path is
+    /// never taken for this one: the agents of the one that was moved away would not be seen.
+    fn keep_place(&mut self) -> Result<(), Error> {
+        let layout = self.looker.layout.clone();
+        let displaced = |path| Err(Error::Displaced { path });
+        match self.lock.place() {
+            lock::Place::Ours => {}
+            lock::Place::Elsewhere => return displaced(layout.base().to_owned()),
+            lock::Place::Emptied if layout.state().is_symlink() => {
+                return displaced(layout.state());
+            }
+            lock::Place::Emptied => {
+                make_folders(&layout)?;
+                self.lock = Lock::take(&layout)?;
+                let what = format!(
+                    "`{}` was deleted or replaced; what was recorded there is forgotten",
+                    layout.state()
+                );
+                warn!(what, "watching was disturbed");
+                self.journal = journal::Journal::open(&layout);
+                self.journal.lost(&what);
+                self.looker.memory.forget_records();
+            }
+        }
+        // As at the start: what was put in a folder's place must not be anybody's to write.
+        config::check_permissions(&layout)?;
+        Ok(())
     }
 
     fn is_done(&mut self, done: &Done) {
@@ -387,8 +444,28 @@ impl Daemon {
         }
     }
 
-    fn record(&mut self, seen: &Snapshot, decision: &Decision, watch: &str) {
-        let record = DaemonRecord::new(&self.since, watch, seen, decision);
+    /// Says once what is left to the rescan.
+    fn heard_by(&mut self, watch: &watch::Watch) {
+        let gaps = watch.gaps();
+        let words = if gaps.is_empty() {
+            "inotify".to_owned()
+        } else {
+            format!("inotify; {} only by rescan", gaps.join(", "))
+        };
+        if words != self.heard_by {
+            if !gaps.is_empty() {
+                warn!(
+                    folders = gaps.join(", "),
+                    "not everything can be watched; the rest is left to the rescan"
+                );
+            }
+            self.heard_by = words;
+        }
+    }
+
+    fn record(&mut self, seen: &Snapshot, decision: &Decision) {
+        let trouble = self.trouble.clone();
+        let record = DaemonRecord::new(&self.since, &self.heard_by, trouble, seen, decision);
         if let Err(error) = self.lock.record(&record) {
             warn!(error = %error, "cannot write daemon.json");
         }
@@ -434,7 +511,9 @@ impl Daemon {
 
     fn leave(&mut self, reason: &str) -> Leaving {
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
-        self.journal.left(reason);
+        if self.lock.place() == lock::Place::Ours {
+            self.journal.left(reason);
+        }
         // The last look may be long ago: runs have come to work since, or to their end.
         let (layout, mut going_on) = (&self.looker.layout, Vec::new());
         let (live, _) = runs::list_live(layout).unwrap_or_default();

@@ -30,11 +30,13 @@ pub struct DeadShim<'a> {
     pub known: &'a [ProcessId],
 }
 
-/// What of each run is alive, in the order of `runs`; `None` where this user cannot see.
+/// What of each run is alive, in the order of `runs`; `None` where this user cannot see, or not now (no descriptor is left, say).
 pub fn leftovers(layout: &Layout, runs: &[DeadShim<'_>]) -> Vec<Option<Alive>> {
     let questions: Vec<Question<'_>> = runs.iter().map(|run| Question::new(layout, run)).collect();
     let is_scan_needed = questions.iter().any(|question| question.answered.is_none());
-    let seen = is_scan_needed.then(|| Seen::look(&questions));
+    let seen = is_scan_needed
+        .then(|| Seen::look(&questions).ok())
+        .flatten();
     questions
         .into_iter()
         .enumerate()
@@ -130,19 +132,24 @@ struct Seen {
 }
 
 impl Seen {
-    fn look(questions: &[Question<'_>]) -> Self {
+    fn look(questions: &[Question<'_>]) -> io::Result<Self> {
         let own = std::process::id().cast_signed();
         let wants_locks = questions.iter().any(|question| question.lock.is_some());
-        let processes = stat::all()
+        let processes = stat::all()?
             .into_iter()
             // This process may itself have been started by an agent; it is not what that agent left behind.
             .filter(|stat| !stat.is_dead() && stat.pid != own)
             .map(|stat| examine(stat, questions, wants_locks))
-            .collect();
-        Self {
+            .collect::<io::Result<_>>()?;
+        let hides_others = match stat(1) {
+            Ok(init) => init.is_none(),
+            Err(error) if is_out_of_descriptors(&error) => return Err(error),
+            Err(_) => true,
+        };
+        Ok(Self {
             processes,
-            hides_others: !matches!(stat(1), Ok(Some(_))),
-        }
+            hides_others,
+        })
     }
 
     fn answer(&self, at: usize, question: &Question<'_>) -> Option<Alive> {
@@ -202,18 +209,21 @@ impl Seen {
     }
 }
 
-fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examined {
+/// # Errors
+/// Only what says something of this process, not of that one.
+fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> io::Result<Examined> {
     let (environment, is_hidden) = match environment(stat.pid) {
         Ok(environment) => (environment, false),
+        Err(error) if is_out_of_descriptors(&error) => return Err(error),
         Err(error) => (Vec::new(), error.kind() == io::ErrorKind::PermissionDenied),
     };
     let tokens = tokens(&environment);
     let locks = if wants_locks {
-        held_files(stat.pid)
+        held_files(stat.pid)?
     } else {
         Vec::new()
     };
-    Examined {
+    Ok(Examined {
         is_certain: questions
             .iter()
             .map(|question| {
@@ -226,7 +236,13 @@ fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examine
             .collect(),
         is_hidden,
         stat,
-    }
+    })
+}
+
+/// This process's limit, or the machine's (open(2)); or no memory for one more.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM))
 }
 
 fn environment(pid: i32) -> io::Result<Vec<u8>> {
@@ -250,23 +266,26 @@ fn tokens(environment: &[u8]) -> Vec<&str> {
         .collect()
 }
 
-/// Device and inode of the files it holds an OFD lock on. To have such a file open is not enough.
-fn held_files(pid: i32) -> Vec<(u64, u64)> {
-    std::fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let info = std::fs::read(entry.path()).ok()?;
-            if !holds_ofd_lock(&info) {
-                return None;
-            }
-            // The lock's own line names the file too, but by a device number that differs from stat(2)'s on btrfs and overlayfs.
-            let fd = entry.file_name();
-            let file = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.to_str()?)).ok()?;
-            Some((file.dev(), file.ino()))
-        })
-        .collect()
+/// Device and inode of the files it holds an OFD lock on. To have such a file open is not enough. What it closes meanwhile, or
+/// this user may not see, is left out.
+fn held_files(pid: i32) -> io::Result<Vec<(u64, u64)>> {
+    let mut held = Vec::new();
+    let fds = match std::fs::read_dir(format!("/proc/{pid}/fdinfo")) {
+        Err(error) if is_out_of_descriptors(&error) => return Err(error),
+        fds => fds.into_iter().flatten().flatten(),
+    };
+    for entry in fds {
+        match std::fs::read(entry.path()) {
+            Ok(info) if holds_ofd_lock(&info) => {}
+            Err(error) if is_out_of_descriptors(&error) => return Err(error),
+            Ok(_) | Err(_) => continue,
+        }
+        // The lock's own line names the file too, but by a device number that differs from stat(2)'s on btrfs and overlayfs.
+        let fd = entry.file_name();
+        let file = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.to_string_lossy()));
+        held.extend(file.map(|file| (file.dev(), file.ino())));
+    }
+    Ok(held)
 }
 
 /// Linux writes `lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:10010635 0 EOF` for the description that holds one (proc_pid_fdinfo(5)).

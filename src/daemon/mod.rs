@@ -39,6 +39,10 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
 
+/// A shim that was just started says who it is within this, or refuses its spec; and is looked at this often until then.
+const SHIM_SAYS: Millis = Millis::secs(15);
+const SHIM_LOOK: Duration = Duration::from_millis(100);
+
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -106,6 +110,8 @@ pub struct Daemon {
     /// When the event that led to the present look was read.
     event: Option<Moment>,
     builtin: Option<Builtin>,
+    /// Something else had the base path's name at the last look.
+    is_displaced: bool,
     /// What failed in the last round.
     trouble: Option<String>,
     /// How changes are heard of, in words.
@@ -146,6 +152,7 @@ impl Daemon {
             since: (&clock::now()).into(),
             event: None,
             builtin,
+            is_displaced: false,
             trouble: None,
             heard_by: "once".into(),
         })
@@ -338,13 +345,21 @@ impl Daemon {
     /// never taken for this one: the agents of the one that was moved away would not be seen.
     fn keep_place(&mut self) -> Result<(), Error> {
         let layout = self.looker.layout.clone();
-        let displaced = |path| Err(Error::Displaced { path });
-        match self.lock.place() {
-            lock::Place::Ours => {}
-            lock::Place::Elsewhere => return displaced(layout.base().to_owned()),
-            lock::Place::Emptied if layout.state().is_symlink() => {
-                return displaced(layout.state());
-            }
+        let place = self.lock.place();
+        let displaced = match place {
+            lock::Place::Elsewhere => Some(layout.base().to_owned()),
+            lock::Place::Emptied if layout.state().is_symlink() => Some(layout.state()),
+            lock::Place::Ours | lock::Place::Emptied => None,
+        };
+        let was_displaced = std::mem::replace(&mut self.is_displaced, displaced.is_some());
+        if let Some(path) = displaced {
+            return Err(Error::Displaced { path });
+        }
+        if was_displaced {
+            self.reload();
+        }
+        match place {
+            lock::Place::Ours | lock::Place::Elsewhere => {}
             lock::Place::Emptied => {
                 make_folders(&layout)?;
                 self.lock = Lock::take(&layout)?;
@@ -372,6 +387,11 @@ impl Daemon {
 
     /// Settings are read anew; a bad file leaves the last good ones in force.
     fn reload(&mut self) {
+        // Those of another base path, or of none, are not ours; they are read when it is back.
+        if self.lock.place() == lock::Place::Elsewhere {
+            self.is_displaced = true;
+            return;
+        }
         match config::load(self.looker.layout.base(), &self.options.flags) {
             Ok(config) => self.looker.reconfigure(config),
             Err(error) => error!(
@@ -383,12 +403,18 @@ impl Daemon {
 
     /// A pidfd for each process whose death no file tells: shims, agents whose shim is dead, and what outlived its run.
     fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
+        let now = clock::now();
         let live: BTreeMap<RunId, _> = seen
             .runs
             .iter()
             .zip(&decision.meanings)
             .filter_map(|(run, meaning)| {
-                let state = run.state.as_ref()?;
+                let Some(state) = &run.state else {
+                    // Not even begun to say who it is: nothing but another look tells whether it does, or ends without a word.
+                    let spec = run.spec.as_ref().filter(|_| run.observed.shim)?;
+                    let is_new = spec.times.written.age(&now) < SHIM_SAYS;
+                    return is_new.then_some((run.dir.id, None));
+                };
                 let agent = run
                     .observed
                     .alive
@@ -408,7 +434,7 @@ impl Daemon {
                     }
                     _ => return None,
                 };
-                Some((run.dir.id, process))
+                Some((run.dir.id, Some(process)))
             })
             .collect();
         self.watched.retain(|run, watching| {
@@ -422,6 +448,15 @@ impl Daemon {
             if self.watched.contains_key(&run) {
                 continue;
             }
+            let bell = Rc::clone(&self.bell);
+            let Some(of) = of else {
+                let waiting = tokio::task::spawn_local(async move {
+                    tokio::time::sleep(SHIM_LOOK).await;
+                    bell.notify_one();
+                });
+                self.watched.insert(run, waiting);
+                continue;
+            };
             let pidfd = match process::Pidfd::open_checked(&of) {
                 Ok(Some(pidfd)) => pidfd,
                 Ok(None) => {
@@ -435,7 +470,6 @@ impl Daemon {
                 }
             };
             let Ok(pidfd) = pidfd.watch() else { continue };
-            let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
                 pidfd.over().await;
                 bell.notify_one();

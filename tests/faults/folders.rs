@@ -150,6 +150,7 @@ fn a_task_folder_that_goes_while_its_agent_works() {
         .start();
     let id = world.task("work", "loses its folder");
     world.processes(id);
+    world.eventually("it is at work", |w| w.count("at-one") == 1);
     let folder = world.path(&format!("workqueue/task_{id}"));
     fs::remove_dir(&folder).expect("empty");
     world.open("one");
@@ -190,6 +191,7 @@ fn a_base_path_that_is_moved_away_and_back_while_an_agent_works() {
         .start();
     let id = world.task("work", "stays one");
     world.processes(id);
+    world.eventually("it is at work", |w| w.count("at-one") == 1);
     let base = world.layout.base().as_std_path().to_owned();
     let away = beside(&world, "away");
     fs::rename(&base, &away).expect("a rename");
@@ -218,6 +220,7 @@ fn another_folder_in_the_place_of_the_base_path_is_not_taken_for_it() {
         .start();
     let id = world.task("work", "stays one");
     world.processes(id);
+    world.eventually("it is at work", |w| w.count("at-one") == 1);
     let (base, away) = (
         world.layout.base().as_std_path().to_owned(),
         beside(&world, "away"),
@@ -256,6 +259,7 @@ fn a_state_folder_that_is_deleted_is_made_anew_and_nothing_runs_twice() {
         .start();
     let id = world.task("work", "at work");
     let (_, agent) = world.processes(id);
+    world.eventually("it is at work", |w| w.count("at-one") == 1);
     fs::remove_dir_all(world.path(".calypso")).expect("it is there");
     world.eventually("it is said", |w| {
         w.read("daemon.log")

@@ -11,10 +11,12 @@
 #[expect(dead_code, reason = "shared with tests that ask more of it")]
 #[path = "../support/client.rs"]
 mod client;
+mod clocks;
 mod events;
 mod folders;
 mod full;
 mod limits;
+mod mounts;
 mod space;
 #[expect(dead_code, reason = "shared with tests that ask more of it")]
 #[path = "../lifecycle/world.rs"]

@@ -274,7 +274,12 @@ fn remove_if(
     if is_it().map_err(io_error("look at", aside))? {
         return remove(aside);
     }
-    put_back(aside, path).map_err(io_error("put back", path))?;
+    match put_back(aside, path) {
+        Ok(()) => {}
+        // Whoever wrote this one has been overtaken by another, as if that one had written over it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => drop(remove(aside)?),
+        Err(error) => return Err(io_error("put back", path)(error)),
+    }
     Ok(false)
 }
 
@@ -304,9 +309,13 @@ pub fn restore_pid_files(layout: &Layout) -> Result<(), Error> {
     let folder = layout.running_tasks();
     for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
         let aside = folder.join(name);
-        let back = files::name_of_temporary(name).map(|name| put_back(&aside, &folder.join(name)));
-        if !matches!(back, Some(Ok(()))) {
-            remove(&aside)?;
+        match files::name_of_temporary(name).map(|name| put_back(&aside, &folder.join(name))) {
+            Some(Ok(())) => {}
+            Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error("put back", &aside)(error));
+            }
+            // Another has the name by now; or it is what `try_link` left.
+            Some(Err(_)) | None => drop(remove(&aside)?),
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ mod folders;
 mod full;
 mod limits;
 mod mounts;
+mod records;
 mod space;
 #[expect(dead_code, reason = "shared with tests that ask more of it")]
 #[path = "../lifecycle/world.rs"]

@@ -17,6 +17,9 @@ pub const MAX_FILE_ATTEMPTS: u32 = 3;
 pub const LATE_AFTER: Millis = Millis::secs(60);
 /// How long beyond its limit a run may go on before the daemon takes over from a shim that does not act.
 pub const SHIM_OVERDUE: Millis = Millis::secs(30);
+/// How long a shim may take from its first record to opening its agent's gate. It needs milliseconds; but it also waits for room
+/// on a full disk to write down that it failed.
+pub const START_OVERDUE: Millis = Millis::secs(300);
 
 /// Wait after the `n`th attempt that failed: 10 s · 2ⁿ⁻¹ and up to a quarter more, 5 min at most. The jitter is a function
 /// of the run, so that deciding twice gives the same answer, and tasks that failed together do not come back together.

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::core::decide::decide;
 use crate::core::model::{
@@ -34,10 +34,14 @@ mod timers;
 
 pub use builtin::{Builtin, start_builtin};
 pub use journal::{StoryEvent, read_story};
-pub use lock::{DaemonRecord, Lock, LockRecord, running};
+pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
+/// A shim that was just started says who it is within this, or refuses its spec; and is looked at this often until then.
+const SHIM_SAYS: Millis = Millis::secs(15);
+const SHIM_LOOK: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,16 @@ pub enum Error {
     #[error("cannot write in `{path}`")]
     Write {
         path: Utf8PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "`{path}` is not the folder that this daemon watches any more; nothing is started until that is back"
+    )]
+    Displaced { path: Utf8PathBuf },
+    #[error("files in `{from}` cannot have a second name in `{to}`")]
+    NoLinks {
+        from: Utf8PathBuf,
+        to: Utf8PathBuf,
         source: std::io::Error,
     },
     #[error("the built-in tinytask did not start: {why}")]
@@ -135,6 +149,12 @@ pub struct Daemon {
     /// When the event that led to the present look was read.
     event: Option<Moment>,
     builtin: Option<Builtin>,
+    /// Something else had the base path's name at the last look.
+    is_displaced: bool,
+    /// What failed in the last round.
+    trouble: Option<String>,
+    /// How changes are heard of, in words.
+    heard_by: String,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -149,6 +169,12 @@ impl Daemon {
         make_folders(&layout)?;
         kill_point::reach("daemon:folders-made");
         let lock = Lock::take(&layout)?;
+        runs::restore_pid_files(&layout).map_err(look::Error::from)?;
+        runs::try_link(&layout).map_err(|source| Error::NoLinks {
+            from: layout.state(),
+            to: layout.running_tasks(),
+            source,
+        })?;
         process::become_subreaper().ok();
         let builtin = start_builtin(&config, &layout, &options.exe).await?;
         let journal = journal::Journal::open(&layout);
@@ -167,6 +193,9 @@ impl Daemon {
             since: (&clock::now()).into(),
             event: None,
             builtin,
+            is_displaced: false,
+            trouble: None,
+            heard_by: "once".into(),
         })
     }
 
@@ -176,7 +205,7 @@ impl Daemon {
         loop {
             let (seen, decision, acted) = self.round(scope).await?;
             if self.looker.memory.in_hand.is_empty() && acted != Acted::Something {
-                self.record(&seen, &decision, "once");
+                self.record(&seen, &decision);
                 return Ok((seen, decision));
             }
             if acted != Acted::Something
@@ -211,11 +240,12 @@ impl Daemon {
                 Ok((looked, decision, acted)) => {
                     wake_at = decision.wake_at;
                     answered = looked.tinytask.clone();
-                    self.record(&looked, &decision, "inotify");
-                    self.watch_processes(&looked, &decision);
                     if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                        warn!(error = %error, "some task folders are left to the rescan");
+                        debug!(error = %error, "some task folders are left to the rescan");
                     }
+                    self.heard_by(&watch);
+                    self.record(&looked, &decision);
+                    self.watch_processes(&looked, &decision);
                     if scope == Scope::Everything && timers.take_prune() {
                         self.prune(&looked);
                     }
@@ -223,13 +253,14 @@ impl Daemon {
                     has_looked = true;
                     acted
                 }
+                // Somebody else has the base path now.
+                Err(error @ Error::AlreadyRunning { .. }) => return Err(error),
                 // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
                 Err(error) if !has_looked => return Err(error),
                 Err(error) => {
-                    error!(
-                        error = chain(&error),
-                        "cannot look; nothing is started until that is over"
-                    );
+                    let error = chain(&error);
+                    error!(error, "cannot look; nothing is started until that is over");
+                    self.lock.tell(format!("cannot look: {error}")).ok();
                     (wake_at, answered) = (None, Tinytask::NotAsked);
                     Acted::Failed
                 }
@@ -316,7 +347,9 @@ impl Daemon {
     fn woken(&mut self, wake: &watch::Wake, timers: &mut Timers) -> Scope {
         for what in &wake.lost {
             warn!(what, "watching was disturbed");
-            self.journal.lost(what);
+            if self.lock.place() == lock::Place::Ours {
+                self.journal.lost(what);
+            }
         }
         if wake.areas.database {
             timers.database();
@@ -332,6 +365,7 @@ impl Daemon {
 
     /// Look, decide, perform, once.
     async fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Error> {
+        self.keep_place()?;
         let now = clock::now();
         let mut seen = self.looker.look(scope, &now).await?;
         for (queue, why) in &self.stuck {
@@ -352,6 +386,44 @@ impl Daemon {
         Ok((seen, decision, acted))
     }
 
+    /// Everything below goes by names, so the names must still lead to what was locked. Where only `.calypso` went, it is made and
+    /// locked anew: pid files in running_tasks/ keep tasks whose agents live from being started twice. Another base path is
+    /// never taken for this one: the agents of the one that was moved away would not be seen.
+    fn keep_place(&mut self) -> Result<(), Error> {
+        let layout = self.looker.layout.clone();
+        let place = self.lock.place();
+        let displaced = match place {
+            lock::Place::Elsewhere => Some(layout.base().to_owned()),
+            lock::Place::Emptied if layout.state().is_symlink() => Some(layout.state()),
+            lock::Place::Ours | lock::Place::Emptied => None,
+        };
+        let was_displaced = std::mem::replace(&mut self.is_displaced, displaced.is_some());
+        if let Some(path) = displaced {
+            return Err(Error::Displaced { path });
+        }
+        if was_displaced {
+            self.reload();
+        }
+        match place {
+            lock::Place::Ours | lock::Place::Elsewhere => {}
+            lock::Place::Emptied => {
+                make_folders(&layout)?;
+                self.lock = Lock::take(&layout)?;
+                let what = format!(
+                    "`{}` was deleted or replaced; what was recorded there is forgotten",
+                    layout.state()
+                );
+                warn!(what, "watching was disturbed");
+                self.journal = journal::Journal::open(&layout);
+                self.journal.lost(&what);
+                self.looker.memory.forget_records();
+            }
+        }
+        // As at the start: what was put in a folder's place must not be anybody's to write.
+        config::check_permissions(&layout)?;
+        Ok(())
+    }
+
     fn is_done(&mut self, done: &Done) {
         self.looker.memory.in_hand.remove(&done.run);
         if done.swept {
@@ -361,6 +433,11 @@ impl Daemon {
 
     /// Settings are read anew; a bad file leaves the last good ones in force.
     fn reload(&mut self) {
+        // Those of another base path, or of none, are not ours; they are read when it is back.
+        if self.lock.place() == lock::Place::Elsewhere {
+            self.is_displaced = true;
+            return;
+        }
         match config::load(self.looker.layout.base(), &self.options.flags) {
             Ok(config) => self.looker.reconfigure(config),
             Err(error) => error!(
@@ -372,12 +449,18 @@ impl Daemon {
 
     /// A pidfd for each process whose death no file tells: shims, agents whose shim is dead, and what outlived its run.
     fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
+        let now = clock::now();
         let live: BTreeMap<RunId, _> = seen
             .runs
             .iter()
             .zip(&decision.meanings)
             .filter_map(|(run, meaning)| {
-                let state = run.state.as_ref()?;
+                let Some(state) = &run.state else {
+                    // Not even begun to say who it is: nothing but another look tells whether it does, or ends without a word.
+                    let spec = run.spec.as_ref().filter(|_| run.observed.shim)?;
+                    let is_new = spec.times.written.age(&now) < SHIM_SAYS;
+                    return is_new.then_some((run.dir.id, None));
+                };
                 let agent = run
                     .observed
                     .alive
@@ -397,7 +480,7 @@ impl Daemon {
                     }
                     _ => return None,
                 };
-                Some((run.dir.id, process))
+                Some((run.dir.id, Some(process)))
             })
             .collect();
         self.watched.retain(|run, watching| {
@@ -411,6 +494,15 @@ impl Daemon {
             if self.watched.contains_key(&run) {
                 continue;
             }
+            let bell = Rc::clone(&self.bell);
+            let Some(of) = of else {
+                let waiting = tokio::task::spawn_local(async move {
+                    tokio::time::sleep(SHIM_LOOK).await;
+                    bell.notify_one();
+                });
+                self.watched.insert(run, waiting);
+                continue;
+            };
             let pidfd = match process::Pidfd::open_checked(&of) {
                 Ok(Some(pidfd)) => pidfd,
                 Ok(None) => {
@@ -424,7 +516,6 @@ impl Daemon {
                 }
             };
             let Ok(pidfd) = pidfd.watch() else { continue };
-            let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
                 pidfd.over().await;
                 bell.notify_one();
@@ -433,8 +524,28 @@ impl Daemon {
         }
     }
 
-    fn record(&mut self, seen: &Snapshot, decision: &Decision, watch: &str) {
-        let record = DaemonRecord::new(&self.since, watch, seen, decision);
+    /// Says once what is left to the rescan.
+    fn heard_by(&mut self, watch: &watch::Watch) {
+        let gaps = watch.gaps();
+        let words = if gaps.is_empty() {
+            "inotify".to_owned()
+        } else {
+            format!("inotify; {} only by rescan", gaps.join(", "))
+        };
+        if words != self.heard_by {
+            if !gaps.is_empty() {
+                warn!(
+                    folders = gaps.join(", "),
+                    "not everything can be watched; the rest is left to the rescan"
+                );
+            }
+            self.heard_by = words;
+        }
+    }
+
+    fn record(&mut self, seen: &Snapshot, decision: &Decision) {
+        let trouble = self.trouble.clone();
+        let record = DaemonRecord::new(&self.since, &self.heard_by, trouble, seen, decision);
         if let Err(error) = self.lock.record(&record) {
             warn!(error = %error, "cannot write daemon.json");
         }
@@ -486,7 +597,9 @@ impl Daemon {
 
     fn leave(&mut self, reason: &str) -> Leaving {
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
-        self.journal.left(reason);
+        if self.lock.place() == lock::Place::Ours {
+            self.journal.left(reason);
+        }
         // The last look may be long ago: runs have come to work since, or to their end.
         let (layout, mut going_on) = (&self.looker.layout, Vec::new());
         let (live, _) = runs::list_live(layout).unwrap_or_default();

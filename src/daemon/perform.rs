@@ -34,8 +34,8 @@ enum Error {
     Runs(#[from] runs::Error),
     #[error("command line")]
     Command(#[from] goose::Error),
-    #[error("cannot start the shim")]
-    Shim(#[source] std::io::Error),
+    #[error("launch")]
+    Shim(#[from] process::StartError),
     #[error("{what}")]
     Io {
         what: &'static str,
@@ -69,6 +69,7 @@ impl Daemon {
         looked: &Now,
     ) -> Acted {
         let mut acted = Acted::Nothing;
+        self.trouble = None;
         for action in &decision.actions {
             let result = self.act(action, seen, looked).await;
             self.note_launch(action, result.as_ref().err());
@@ -76,11 +77,12 @@ impl Daemon {
                 Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
                 Ok(_) => {}
                 Err(error) => {
+                    let (action, error) = (name(action), chain(&error));
                     warn!(
-                        action = name(action),
-                        error = chain(&error),
-                        "an action failed; the next look meets it again"
+                        action,
+                        error, "an action failed; the next look meets it again"
                     );
+                    self.trouble = Some(format!("{action} failed and is tried again: {error}"));
                     acted = Acted::Failed;
                 }
             }
@@ -260,7 +262,13 @@ impl Daemon {
         runs::write_spec(&layout, &dir, &spec)?;
         kill_point::reach("D3:before");
         // D3
-        process::start_shim(&self.options.exe, &layout, &dir, lock, env).map_err(Error::Shim)?;
+        let started = process::start_shim(&self.options.exe, &layout, &dir, lock, env);
+        if matches!(started, Err(process::StartError::NoProcess(_))) {
+            // Nothing is to be told of a run that never was: it would count among those that failed through no fault of the
+            // task's, of which an hour has only a few.
+            runs::withdraw(&layout, &dir)?;
+        }
+        started?;
         kill_point::reach("D3:started");
         self.journal.launched(&spec);
         kill_point::reach("D3:told");
@@ -390,7 +398,7 @@ impl Daemon {
             return Ok(false);
         };
         let Some((agent, shim)) = stoppable(run) else {
-            return Ok(false);
+            return self.stop_start(run);
         };
         let grace = run
             .spec
@@ -440,6 +448,24 @@ impl Daemon {
             })
             .ok();
         });
+        Ok(false)
+    }
+
+    /// Kills a shim that got stuck before it opened the gate: its agent dies there, and the run was not launched. Should it have got on
+    /// just now, its agent is an orphan, which the next look finds.
+    fn stop_start(&self, run: &Run) -> Result<bool, Error> {
+        let Some(state) = run.state.as_ref().filter(|_| run.observed.shim) else {
+            return Ok(false);
+        };
+        let failed = |source| Error::Io {
+            what: "cannot end a shim that is stuck",
+            source,
+        };
+        if let Some(shim) = process::Pidfd::open_checked(&state.shim).map_err(failed)? {
+            shim.signal(process::Signal::KILL).map_err(failed)?;
+            warn!(run = %run.dir.id, "its shim was stuck before the agent's start, and was ended");
+        }
+        // Its lock is free once it is gone; the pidfd of its watch rings then.
         Ok(false)
     }
 

@@ -121,7 +121,10 @@ impl Looker {
                 Ok(detail) => drop(seen.details.insert(id, detail)),
                 // The server answers, so the rest goes on; what it says of this one task cannot be understood.
                 Err(unread) if !unread.is_connection() => {
-                    let why = format!("tinytask's word on #{id} cannot be used: {}", chain(&unread));
+                    let why = format!(
+                        "tinytask's word on #{id} cannot be used: {}",
+                        chain(&unread)
+                    );
                     seen.cannot_read(RunSubject::Task(id), why);
                 }
                 Err(unread) => return Err(error(unread)),

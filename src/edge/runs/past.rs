@@ -6,7 +6,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use camino::Utf8Path;
 
 use super::{
-    Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks, read_verdict, remove,
+    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks,
+    read_verdict, remove, settle_cleared,
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
@@ -14,6 +15,9 @@ use crate::core::model::{FileKey, Millis, RunSubject, TaskId, Timestamp};
 use crate::core::record::VerdictRecord;
 use crate::edge::{files, kill_point};
 
+/// history.jsonl begins anew at this size, one older one is kept: some ten thousand verdicts each. Runs of open tasks keep their own
+/// verdicts; this file only informs.
+const TURN_OVER: u64 = 16 << 20;
 /// How far back [`finish`] looks for the line of a run whose finishing was cut short.
 const TAIL: usize = 100;
 
@@ -36,10 +40,11 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         kill_point::reach("finish:linked");
     }
     let path = layout.history();
-    let is_written = tail(&path, TAIL)?
+    let is_written = last(&path, TAIL)?
         .iter()
         .any(|line| line.run == verdict.run && line.judged == verdict.judged);
     if !is_written {
+        files::turn_over(&path, TURN_OVER).map_err(io_error("turn over", &path))?;
         let line = serde_json::to_string(verdict)
             .map_err(|error| io_error("write", &path)(error.into()))?;
         // A power cut may have torn the last line; ours must not become its continuation.
@@ -55,7 +60,12 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
     // What killed writers left behind: nobody writes a record of this run any more, and nobody but its caller the marks.
     for folder in [layout.run(dir).dir, layout.subject_runs(dir.id.subject)] {
         for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
-            remove(&folder.join(name))?;
+            let path = folder.join(name);
+            if files::name_of_temporary(name) == Some(CLEARED) {
+                settle_cleared(layout, dir, &path)?;
+            } else {
+                remove(&path)?;
+            }
         }
     }
     kill_point::reach("finish:half-written-gone");
@@ -126,11 +136,11 @@ pub fn subjects(layout: &Layout) -> Result<Vec<RunSubject>, Error> {
 /// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
 pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let path = layout.history();
-    if files::identity(&path)
-        .map_err(io_error("look at", &path))?
-        .is_some()
-    {
-        return tail(&path, limit);
+    for written in [&path, &files::turned_over(&path)] {
+        let found = files::identity(written).map_err(io_error("look at", written))?;
+        if found.is_some() {
+            return last(&path, limit);
+        }
     }
     let mut all = Vec::new();
     for subject in subjects(layout)? {
@@ -141,6 +151,17 @@ pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error
     all.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
     let from = all.len().saturating_sub(limit);
     all.drain(..from);
+    Ok(all)
+}
+
+/// The last `limit` verdicts, oldest first, of a file that is turned over.
+fn last(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+    let newer = tail(path, limit)?;
+    if newer.len() == limit {
+        return Ok(newer);
+    }
+    let mut all = tail(&files::turned_over(path), limit - newer.len())?;
+    all.extend(newer);
     Ok(all)
 }
 

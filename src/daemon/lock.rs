@@ -122,12 +122,7 @@ impl Lock {
         }
         kill_point::reach("daemon:locked");
         // What a killed daemon left behind of its own records; here is no other writer.
-        for entry in std::fs::read_dir(layout.state()).into_iter().flatten() {
-            let Ok(entry) = entry else { continue };
-            if files::is_temporary(&entry.file_name().to_string_lossy()) {
-                std::fs::remove_file(entry.path()).ok();
-            }
-        }
+        files::remove_temporary(&layout.state());
         let record = LockRecord {
             process: process::own(),
             since: (&clock::now()).into(),

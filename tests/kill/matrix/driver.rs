@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::plan::{Arm, Case, Mode, Prank, Victim};
-use super::scenario::{Work, dead_pid, is_complete, write_pid_file};
+use super::scenario::{Work, assign, dead_pid, is_complete, write_pid_file};
 use super::world::{Role, World, is_alive, is_stopped};
 
 /// Far more than anything takes on a loaded machine; only a failure waits for it.
@@ -83,7 +83,6 @@ pub(super) fn go(world: &mut World, case: &Case) -> Result {
         others: Vec::new(),
         refusals: 0,
         is_stop_wished: false,
-        gates: BTreeSet::new(),
     };
     run.all();
     run.result
@@ -102,7 +101,6 @@ struct Run<'a> {
     others: Vec<std::process::Child>,
     refusals: u32,
     is_stop_wished: bool,
-    gates: BTreeSet<i64>,
 }
 
 impl Run<'_> {
@@ -172,12 +170,16 @@ impl Run<'_> {
                 return;
             }
         }
+        self.others
+            .retain_mut(|daemon| daemon.try_wait().expect("it is ours").is_none());
+        if !self.world.has_daemon()
+            && let Some(other) = self.others.pop()
+        {
+            self.world.adopt_daemon(other);
+        }
         if !self.world.has_daemon() && self.refusals <= MOST_REFUSALS {
             self.world.start_daemon();
         }
-        let mut others = std::mem::take(&mut self.others);
-        others.retain_mut(|daemon| daemon.try_wait().expect("it is ours").is_none());
-        self.others = others;
         self.persons();
     }
 
@@ -286,6 +288,11 @@ impl Run<'_> {
 
     /// What people do: stop a run, let an agent go on, say `retry` where a run failed and was judged, which they are asked to.
     fn persons(&mut self) {
+        let queue = self.case.scenario.queue();
+        let is_next = |task: &i64| assign(self.world, *task, queue);
+        while self.work.unassigned.first().is_some_and(is_next) {
+            self.work.unassigned.remove(0);
+        }
         for at in 0..self.work.tasks.len() {
             let task = self.work.tasks[at];
             let Ok(id) = task.try_into() else { continue };
@@ -311,7 +318,6 @@ impl Run<'_> {
             let is_live = (self.world.names(".calypso/live").iter())
                 .any(|name| name.starts_with(&format!("task_{task}-")));
             if asked.is_some() && !is_live {
-                self.gates.insert(task);
                 self.world.wish(&format!("retry-task_{task}"));
             }
             if self.case.scenario == super::scenario::Scenario::Stop {

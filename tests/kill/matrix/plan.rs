@@ -221,7 +221,7 @@ pub(super) fn directed() -> Vec<Case> {
         case(
             S::Restart,
             "daemon:lock-opened",
-            Victim::Nobody(0),
+            Victim::Nobody(500),
             Prank::SecondDaemon,
         ),
         case(

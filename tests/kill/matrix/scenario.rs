@@ -44,6 +44,8 @@ pub(super) enum Scenario {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) tasks: Vec<i64>,
+    /// Those that are not in their queue yet.
+    pub(super) unassigned: Vec<i64>,
     pub(super) files: Vec<String>,
 }
 
@@ -76,7 +78,9 @@ impl Scenario {
         match self {
             Self::Retention => {
                 let task = new_task(world, "plain", true);
-                assign(world, task, "plain");
+                until("a task is assigned", || {
+                    assign(world, task, "plain").then_some(())
+                });
                 until("an old task is complete and judged", || {
                     let is_over =
                         is_complete(world, task) && world.names(".calypso/live").is_empty();
@@ -135,7 +139,7 @@ impl Scenario {
         work
     }
 
-    fn queue(self) -> &'static str {
+    pub(super) fn queue(self) -> &'static str {
         match self {
             Self::Leave | Self::Park => "leave",
             Self::Brood => "brood",
@@ -147,9 +151,7 @@ impl Scenario {
 
     /// What sets it going, once everything is armed; how many it killed for that.
     pub(super) fn begin(self, world: &mut World, work: &mut Work) -> u32 {
-        for task in &work.tasks {
-            assign(world, *task, self.queue());
-        }
+        work.unassigned = work.tasks.clone();
         match self {
             Self::Restart | Self::Retention => return world.kill_all(&[Role::Daemon]),
             Self::Revive => return world.kill_all(&[Role::Server]),
@@ -178,12 +180,9 @@ pub(super) fn new_task(world: &World, queue: &str, with_folder: bool) -> i64 {
     id
 }
 
-pub(super) fn assign(world: &World, task: i64, queue: &str) {
-    until("a task is assigned", || {
-        world
-            .update(task, json!({"assigned_to": queue}))
-            .then_some(())
-    });
+/// `false` where tinytask did not answer.
+pub(super) fn assign(world: &World, task: i64, queue: &str) -> bool {
+    world.update(task, json!({"assigned_to": queue}))
 }
 
 pub(super) fn is_complete(world: &World, task: i64) -> bool {

@@ -120,6 +120,12 @@ impl World {
         self.daemon = Some(daemon);
     }
 
+    /// One that was started beside another that is over now.
+    pub(super) fn adopt_daemon(&mut self, daemon: Child) {
+        assert!(self.daemon.is_none(), "there is a daemon already");
+        self.daemon = Some(daemon);
+    }
+
     /// One more, whatever is there.
     pub(super) fn run_daemon(&self) -> Child {
         let open = |name: &str| {

@@ -37,8 +37,10 @@ for dir in "$B/.calypso/runs/$NAME"/*/; do
     [[ $spec == *"$CALYPSO_RUN"* ]] && record=$dir
 done
 [[ $record ]] || note NORECORD $$
+live=${record%/} live=$NAME-${live##*/}
+[[ -e $B/.calypso/live/$live ]] || note UNTRACKED $$ "$live"
 content "$record/state.json" state
-[[ $state == *'"running"'* ]] || note NOTRUNNING $$ "${state//[[:space:]]/}"
+[[ $state == *'"is": "running"'* ]] || note NOTRUNNING $$ "${state//[[:space:]]/}"
 
 # One call of tinytask, until it answers.
 call() {
@@ -58,7 +60,7 @@ call() {
     exit 7
 }
 claim() { call update_task '{"id":'"$1"',"status":"working"}'; }
-finish() { call update_task '{"id":'"$1"',"status":"complete"}'; }
+finish() { call update_task '{"id":'"$1"',"status":"complete"}'; echo complete >>"$ROOT/stamps/task_$1"; }
 # True the first time this task's agent comes here.
 first() { mkdir "$ROOT/acts/$NAME-$1" 2>/dev/null; }
 

@@ -200,7 +200,9 @@ impl Run<'_> {
             until("it is stopped, or dead", || {
                 (is_stopped(pid) || !is_alive(pid)).then_some(())
             });
-            self.prank(arm.prank);
+            if arm.prank != Prank::Reuse {
+                self.prank(arm.prank);
+            }
             self.result.deaths += match arm.victim {
                 Victim::Itself => kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok().into(),
                 Victim::Daemon => self.world.kill_all(&[Role::Daemon]),
@@ -214,6 +216,10 @@ impl Run<'_> {
                 }
                 Victim::Nobody(_) => 0,
             };
+            // Only of the dead: what a living shim wrote would be written over.
+            if arm.prank == Prank::Reuse {
+                self.prank(arm.prank);
+            }
             let span = match arm.victim {
                 Victim::Nobody(span) => Duration::from_millis(span),
                 _ => Duration::ZERO,
@@ -264,7 +270,7 @@ impl Run<'_> {
         }
     }
 
-    /// The bystander's number, with the start of somebody who is dead.
+    /// The bystander's number, with the start of an agent that is dead; and a person who wants the run stopped.
     fn reuse(&mut self) {
         let pid = self.world.bystander();
         for name in self.world.names(".calypso/live") {
@@ -278,11 +284,12 @@ impl Run<'_> {
             let Ok(mut state) = serde_json::from_str::<Value>(&text) else {
                 continue;
             };
-            if let Some(ended) = state["state"]["ended"].as_object_mut() {
-                let stranger = json!({"process": {"pid": pid, "start": 1}, "comm": "bash"});
-                ended.insert("leftovers".into(), json!([stranger]));
-                std::fs::write(path, state.to_string()).expect("ours");
+            if state["state"]["is"] != "running" {
+                continue;
             }
+            state["state"]["agent"] = json!({"pid": pid, "start": 1});
+            std::fs::write(path, state.to_string()).expect("ours");
+            self.world.wish(&format!("stop-{subject}"));
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) enum Prank {
     Intrude,
     /// Somebody completes the task in tinytask.
     Complete,
-    /// The run's record names the bystander's number as a leftover, as if it had been given out again.
+    /// The run's record names the bystander's number as its agent's, as if that had been given out again.
     Reuse,
     /// A second daemon is started.
     SecondDaemon,
@@ -189,6 +189,7 @@ pub(super) fn directed() -> Vec<Case> {
         case(S::Plain, "S2:session", Victim::Nobody(11_000), nothing),
         case(S::Plain, "S1:forked", Victim::Nobody(11_000), nothing),
         // Between its age's check and "go" no daemon may think that it is dead.
+        case(S::Plain, "S2:signals", Victim::Nobody(1500), nothing),
         case(S::Plain, "S2:young", Victim::Nobody(1500), nothing),
         case(S::Plain, "S5:linked", Victim::Nobody(1500), nothing),
         case(S::Plain, "S6:recorded", Victim::Nobody(1500), nothing),
@@ -210,7 +211,7 @@ pub(super) fn directed() -> Vec<Case> {
         case(S::Leave, "verdict:durable", Victim::Daemon, Prank::Complete),
         case(S::Park, "park:before", Victim::Daemon, Prank::Complete),
         // A number that is another's now.
-        case(S::Plain, "verdict:before", Victim::Daemon, Prank::Reuse),
+        case(S::Plain, "X1:over", Victim::Both, Prank::Reuse),
         // Two daemons.
         case(
             S::Plain,

@@ -86,3 +86,9 @@ fn a_number_taken_for_a_process_is_found() {
     let table = with_bug("any-pid", "X1:over,1,Both,Reuse");
     assert!(table.wrong_kills > 0, "{table}");
 }
+
+#[test]
+fn another_s_pid_file_taken_away_is_found() {
+    let table = with_bug("clear-any-pid-file", "S5:pid-written,1,Nobody(0),Outside");
+    assert!(table.doubled > 0, "{table}");
+}

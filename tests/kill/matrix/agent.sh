@@ -68,7 +68,7 @@ case $Q in
     plain) claim "$T"; finish "$T" ;;
     leave) claim "$T"; first left && exit 1; finish "$T" ;;
     brood) claim "$T"; sleep 600 & (sleep 600 &) ; finish "$T" ;;
-    steal) claim "$T"; first stole && { claim $((T + 1)); finish $((T + 1)); }; finish "$T" ;;
+    steal) claim "$T"; [[ -d $B/workqueue/task_$((T + 1)) ]] && first stole && { claim $((T + 1)); finish $((T + 1)); }; finish "$T" ;;
     linger) claim "$T"; while [[ ! -e $ROOT/gates/$NAME ]]; do sleep 0.02; done; finish "$T" ;;
     dispatcher)
         for file in "$B"/inbound/*; do [[ -e $file ]] && mv "$file" "$ROOT/taken/"; done

@@ -18,6 +18,8 @@ pub(super) enum Scenario {
     Leave,
     /// The same where one attempt is all there is: parked, until a person says `retry`.
     Park,
+    /// Two at once whose agents give up: the first to be judged is left working, as the other might be at it.
+    Company,
     /// Its agent leaves children behind.
     Brood,
     /// Its agent completes another task of its queue too.
@@ -50,11 +52,12 @@ pub(super) struct Work {
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Plain,
         Self::Two,
         Self::Leave,
         Self::Park,
+        Self::Company,
         Self::Brood,
         Self::Steal,
         Self::Stop,
@@ -109,6 +112,7 @@ impl Scenario {
             Self::Rotation => {
                 let log = std::fs::File::options()
                     .append(true)
+                    .create(true)
                     .open(world.layout.log());
                 log.and_then(|file| file.set_len(17 << 20)).expect("ours");
                 work.tasks.push(new_task(world, "plain", true));
@@ -116,6 +120,10 @@ impl Scenario {
             Self::Two => {
                 work.tasks.push(new_task(world, "plain", true));
                 work.tasks.push(new_task(world, "plain", true));
+            }
+            Self::Company => {
+                work.tasks.push(new_task(world, "leave", true));
+                work.tasks.push(new_task(world, "leave", true));
             }
             Self::Steal => {
                 // One after the other, so that the second's number follows the first's.
@@ -141,7 +149,7 @@ impl Scenario {
 
     pub(super) fn queue(self) -> &'static str {
         match self {
-            Self::Leave | Self::Park => "leave",
+            Self::Leave | Self::Park | Self::Company => "leave",
             Self::Brood => "brood",
             Self::Steal => "steal",
             Self::Stop => "linger",

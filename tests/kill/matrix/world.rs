@@ -79,7 +79,7 @@ impl World {
         let settings = format!(
             "settle = \"50ms\"\nrescan = \"1s\"\nstop_grace = \"1s\"\nmax_attempts = {attempts}\nkeep_days = 1\n\
              missing_folder = \"create\"\n\n[agent]\ncommand = [\"bash\", \"{{base_path}}/agent.sh\", \"{{queue}}\", \"{{task_id}}\"]\n\n\
-             [tinytask]\nbuiltin = true\nlisten = \"{address}\"\n"
+             [tinytask]\nbuiltin = true\nlisten = \"{address}\"\n\n[queues.leave]\nconcurrency = 2\n"
         );
         std::fs::write(base.join("calypso.toml"), settings).expect("a file");
         let bystander = bystander(&root, &base);

@@ -212,7 +212,11 @@ fn take_lock(layout: &Layout) -> Result<File, Failure> {
         .open(&path)
         .map_err(failed)?;
     match files::try_lock(&file) {
-        Ok(true) => Ok(file),
+        Ok(true) => {
+            // Of a server that was killed while it wrote server.json; whoever holds the lock is its only writer.
+            files::remove_temporary(&layout.tinytask());
+            Ok(file)
+        }
         Ok(false) => {
             let (who, at) = match read_record(layout) {
                 Some(record) => (

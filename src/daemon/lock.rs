@@ -180,12 +180,7 @@ impl Lock {
         let meta = file.metadata().map_err(write)?;
         let (identity, base) = (Some((meta.dev(), meta.ino())), base_identity(layout));
         // What a killed daemon left behind of its own records; here is no other writer.
-        for entry in std::fs::read_dir(layout.state()).into_iter().flatten() {
-            let Ok(entry) = entry else { continue };
-            if files::is_temporary(&entry.file_name().to_string_lossy()) {
-                std::fs::remove_file(entry.path()).ok();
-            }
-        }
+        files::remove_temporary(&layout.state());
         // In place: the lock belongs to this inode, so the file cannot be replaced by another.
         let text = serde_json::to_string(&record).map_err(|error| write(error.into()))?;
         file.set_len(0)

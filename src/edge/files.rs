@@ -94,6 +94,15 @@ pub fn turned_over(path: &Utf8Path) -> Utf8PathBuf {
     path.with_file_name(format!("{}.1", path.file_name().unwrap_or("file")))
 }
 
+/// Removes what killed writers left in a folder. Only for whoever is sure that nobody else writes there now.
+pub fn remove_temporary(folder: &Utf8Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if is_temporary(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
 /// Reads a regular file of at most `limit` bytes, not through a symlink, never waiting on a FIFO.
 ///
 /// # Errors

@@ -309,7 +309,10 @@ pub fn restore_pid_files(layout: &Layout) -> Result<(), Error> {
     let folder = layout.running_tasks();
     for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
         let aside = folder.join(name);
-        match files::name_of_temporary(name).map(|name| put_back(&aside, &folder.join(name))) {
+        match files::name_of_temporary(name)
+            .filter(|name| name.ends_with(".pid"))
+            .map(|name| put_back(&aside, &folder.join(name)))
+        {
             Some(Ok(())) => {}
             Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(io_error("put back", &aside)(error));

@@ -61,12 +61,13 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// How long ago `self` was: by the boot clock where it is of this boot, else by the wall clock.
+    /// How long ago `self` was: by the boot clock where it is of this boot, else by the wall clock, but never less than the
+    /// machine has been up since: a moment of an earlier boot whose wall clock was ahead lies in the future now.
     pub fn age(&self, now: &Now) -> Millis {
         if self.boot_id == now.boot_id {
             Millis(now.boot.0.saturating_sub(self.boot.0))
         } else {
-            now.wall.since(self.wall)
+            now.wall.since(self.wall).max(now.boot)
         }
     }
 
@@ -77,13 +78,19 @@ impl Moment {
     }
 
     /// What is left of a wait of `span` that began at `self`: the smaller of what the two clocks say, so that a clock set
-    /// back cannot make it last longer. Zero when it is over.
+    /// back cannot make it last longer, neither within a boot nor over one. Zero when it is over.
     pub fn left_of(&self, span: Millis, now: &Now) -> Millis {
         let by_wall = self.wall.plus(span).since(now.wall);
         let by_boot = if self.boot_id == now.boot_id {
-            Millis((self.boot.0 + span.0).saturating_sub(now.boot.0))
+            Millis(
+                self.boot
+                    .0
+                    .saturating_add(span.0)
+                    .saturating_sub(now.boot.0),
+            )
         } else {
-            span
+            // At least the time since this boot has passed.
+            Millis(span.0.saturating_sub(now.boot.0))
         };
         by_wall.min(by_boot)
     }
@@ -527,8 +534,19 @@ pub struct StoppedBy {
     pub pid: Option<i32>,
 }
 
+impl StoppedBy {
+    /// The machine or its container is going down: process 1, or somebody outside this pid namespace (whose number reads 0 in
+    /// here, signalfd(2)), ends whatever runs. No person asked for this run's end.
+    pub fn is_system(&self) -> bool {
+        matches!(self.pid, Some(0 | 1))
+    }
+}
+
 impl fmt::Display for StoppedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_system() {
+            return f.write_str("the system, which was going down");
+        }
         write!(f, "uid {}", self.uid)
     }
 }
@@ -541,4 +559,52 @@ pub struct FileKey {
     pub inode: u64,
     /// Milliseconds since 1970.
     pub modified: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(wall: i64, boot_id: &str, boot: u64) -> Moment {
+        Moment {
+            wall: Timestamp(wall),
+            boot_id: boot_id.into(),
+            boot: Millis(boot),
+        }
+    }
+
+    fn now(wall: i64, boot: u64) -> Now {
+        Now {
+            wall: Timestamp(wall),
+            boot_id: "this".into(),
+            boot: Millis(boot),
+        }
+    }
+
+    #[test]
+    fn a_wait_that_began_before_a_reboot_with_the_clock_ahead_ends_all_the_same() {
+        // The clock was a day ahead, NTP set it right, the machine was started again.
+        let began = moment(86_400_000, "the one before", 5_000);
+        let span = Millis(30_000);
+        assert_eq!(began.left_of(span, &now(1_000, 10_000)), Millis(20_000));
+        assert_eq!(began.left_of(span, &now(21_000, 30_000)), Millis(0));
+        assert_eq!(began.age(&now(21_000, 30_000)), Millis(30_000));
+    }
+
+    #[test]
+    fn a_wait_ends_at_the_earlier_of_the_two_clocks() {
+        let span = Millis(30_000);
+        let same_boot = moment(100_000, "this", 50_000);
+        assert_eq!(
+            same_boot.left_of(span, &now(110_000, 55_000)),
+            Millis(20_000)
+        );
+        assert_eq!(
+            same_boot.left_of(span, &now(-9_000_000, 55_000)),
+            Millis(25_000)
+        );
+        let earlier = moment(100_000, "the one before", 50_000);
+        assert_eq!(earlier.left_of(span, &now(110_000, 5_000)), Millis(20_000));
+        assert_eq!(earlier.age(&now(110_000, 5_000)), Millis(10_000));
+    }
 }

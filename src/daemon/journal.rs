@@ -12,7 +12,7 @@ use crate::core::layout::Layout;
 use crate::core::model::{Moment, Now, RunId, Task, TaskId, TaskStatus, Timestamp};
 use crate::core::record::{Spec, VerdictRecord};
 use crate::core::{Coverage, Decision, Hold, InboundState, Snapshot, Subject, Tinytask};
-use crate::edge::{clock, files};
+use crate::edge::{clock, files, kill_point};
 
 /// The file is turned over at this size; one older one is kept.
 const ROTATE: u64 = 16 << 20;
@@ -75,7 +75,11 @@ impl Journal {
 
     fn write(&mut self, event: &StoryEvent) {
         let path = self.layout.log();
-        files::turn_over(&path, ROTATE).ok();
+        if files::is_larger(&path, ROTATE) {
+            kill_point::reach("log:before-rotation");
+            files::turn_over(&path).ok();
+            kill_point::reach("log:rotated");
+        }
         let mut line = serde_json::to_string(event).unwrap_or_default();
         if self.is_failing {
             // A full disk may have taken the beginning of the last line; this one must not become its end.
@@ -89,6 +93,7 @@ impl Journal {
             }
             Err(_) => {}
         }
+        kill_point::reach("log:appended");
     }
 
     pub(super) fn started(&mut self, since: &Moment) {

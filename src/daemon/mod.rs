@@ -5,7 +5,7 @@
 //!
 //! One thread. inotify, pidfds, timers and signals only wake the loop; none of them is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::core::model::{
 };
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
-use crate::edge::{clock, config, control, process, runs, watch};
+use crate::edge::{clock, config, control, kill_point, process, runs, watch};
 use crate::look::{self, Looker, Scope, chain};
 use timers::Timers;
 
@@ -52,6 +52,16 @@ pub enum Error {
         up: String,
         base: Utf8PathBuf,
     },
+    #[error("calypso-watch on `{host}` looked at `{base}` {ago} ago, and this is another machine")]
+    OtherMachine {
+        host: String,
+        ago: String,
+        base: Utf8PathBuf,
+    },
+    #[error(
+        "run `{run}` is alive and cannot be seen from here: it was started in another container (pid namespace)"
+    )]
+    Unseen { run: RunId },
     #[error("cannot write in `{path}`")]
     Write {
         path: Utf8PathBuf,
@@ -93,6 +103,33 @@ struct Done {
     swept: bool,
 }
 
+/// A subject whose launches fail in this daemon's own hands.
+struct Failing {
+    why: String,
+    until: Instant,
+    failures: u32,
+}
+
+impl Failing {
+    /// It is left alone for half a second, doubling up to half a minute, as the loop's own retry is.
+    fn failed(&mut self, why: String) {
+        let wait = Duration::from_millis(500 << self.failures.min(6));
+        self.why = why;
+        self.until = Instant::now() + wait.min(Duration::from_secs(30));
+        self.failures += 1;
+    }
+}
+
+impl Default for Failing {
+    fn default() -> Self {
+        Self {
+            why: String::new(),
+            until: Instant::now(),
+            failures: 0,
+        }
+    }
+}
+
 /// The daemon of one base path.
 pub struct Daemon {
     looker: Looker,
@@ -106,6 +143,8 @@ pub struct Daemon {
     watched: BTreeMap<RunId, JoinHandle<()>>,
     /// Launches that failed here before a run began, by queue; shown as holds until the next slow look.
     stuck: BTreeMap<QueueName, String>,
+    /// The same of a single task, or of inbound/.
+    failing: BTreeMap<RunSubject, Failing>,
     since: Moment,
     /// When the event that led to the present look was read.
     event: Option<Moment>,
@@ -128,6 +167,7 @@ impl Daemon {
     pub async fn start(config: config::Config, options: Options) -> Result<Self, Error> {
         let layout = crate::core::layout::Layout::new(config.base.clone());
         make_folders(&layout)?;
+        kill_point::reach("daemon:folders-made");
         let lock = Lock::take(&layout)?;
         runs::restore_pid_files(&layout).map_err(look::Error::from)?;
         runs::try_link(&layout).map_err(|source| Error::NoLinks {
@@ -149,6 +189,7 @@ impl Daemon {
             done: mpsc::unbounded_channel(),
             watched: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            failing: BTreeMap::new(),
             since: (&clock::now()).into(),
             event: None,
             builtin,
@@ -331,6 +372,11 @@ impl Daemon {
             seen.no_program
                 .entry(queue.clone())
                 .or_insert_with(|| why.clone());
+        }
+        for (subject, failing) in &self.failing {
+            if Instant::now() < failing.until {
+                seen.cannot_read(*subject, failing.why.clone());
+            }
         }
         self.lock.touch();
         let decided_at = clock::now();
@@ -533,10 +579,16 @@ impl Daemon {
         let per_task = self.looker.config.keep_per_task as usize;
         let is_open = |id| seen.tasks.contains_key(&id);
         let is_inbound_read = !seen.unreadable.contains_key(&RunSubject::Inbound);
-        let still_lies =
-            |key: &FileKey| !is_inbound_read || seen.inbound.iter().any(|entry| entry.key == *key);
+        let names: BTreeSet<&str> = (seen.inbound.iter())
+            .map(|entry| entry.key.name.as_str())
+            .collect();
+        // By name: a file that changes while its runs live is told by nothing else.
+        let still_lies = |key: &FileKey| !is_inbound_read || names.contains(key.name.as_str());
         let layout = &self.looker.layout;
-        match runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies) {
+        kill_point::reach("prune:before");
+        let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies);
+        kill_point::reach("prune:done");
+        match pruned {
             Ok(0) => {}
             Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
             Err(error) => warn!(error = chain(&error), "cannot forget old runs"),
@@ -586,7 +638,7 @@ enum Acted {
 }
 
 /// Tasks that wait for something in their folder.
-fn waited_folders(decision: &Decision) -> std::collections::BTreeSet<crate::core::model::TaskId> {
+fn waited_folders(decision: &Decision) -> BTreeSet<crate::core::model::TaskId> {
     use crate::core::{Hold, Subject};
     let waits = |hold: &Hold| {
         matches!(

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::core::model::Timestamp;
+use crate::edge::kill_point;
 
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +31,12 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
             .mode(mode)
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
             .open(&temporary)?;
+        kill_point::reach_writing(path, "opened");
         file.write_all(bytes)?;
+        kill_point::reach_writing(path, "written");
         if durability == Durability::PowerCut {
             file.sync_all()?;
+            kill_point::reach_writing(path, "synced");
         }
         std::fs::rename(&temporary, path)
     })();
@@ -40,10 +44,12 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
         std::fs::remove_file(&temporary).ok();
         return Err(error);
     }
+    kill_point::reach_writing(path, "renamed");
     if durability == Durability::PowerCut
         && let Some(dir) = path.parent()
     {
         File::open(dir)?.sync_all()?;
+        kill_point::reach_writing(path, "folder-synced");
     }
     Ok(())
 }
@@ -68,14 +74,14 @@ pub fn name_of_temporary(name: &str) -> Option<&str> {
     (!name.is_empty() && pid.parse::<u32>().is_ok()).then_some(name)
 }
 
-/// Lets a file that is appended to begin anew once it is larger than `limit` bytes; its last `limit` and a bit more stay beside it,
-/// as `.1`. One writer, so that nobody appends in between.
-pub fn turn_over(path: &Utf8Path, limit: u64) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.len() > limit => std::fs::rename(path, turned_over(path)),
-        Err(error) if !is_absent(&error) => Err(error),
-        Ok(_) | Err(_) => Ok(()),
-    }
+/// Is there a file of more than `limit` bytes?
+pub fn is_larger(path: &Utf8Path, limit: u64) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.len() > limit)
+}
+
+/// Lets a file that is appended to begin anew; what was there stays beside it, as `.1`. One writer, so that nobody appends in between.
+pub fn turn_over(path: &Utf8Path) -> io::Result<()> {
+    std::fs::rename(path, turned_over(path))
 }
 
 /// Where [`turn_over`] puts what was there.

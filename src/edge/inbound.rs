@@ -236,6 +236,17 @@ fn tree(entry: &DirEntry) -> io::Result<Newest> {
     Ok(newest)
 }
 
+/// The inodes of all that lies in a folder, which a rename within a file system keeps (rename(2)).
+pub fn inodes(dir: &Utf8Path) -> Vec<u64> {
+    let mut inodes = Vec::new();
+    // What cannot be read holds nothing that anybody could tell.
+    walk(dir.as_std_path(), TREE, &mut |_, meta| {
+        inodes.push(meta.ino())
+    })
+    .ok();
+    inodes
+}
+
 /// A digest of a task's folder: names, kinds, sizes and mtimes. The same for ever and on every machine, as it stands in
 /// records; 0 for a folder that is not there. Files are not opened.
 pub fn digest(dir: &Utf8Path) -> u64 {

@@ -21,6 +21,7 @@ use crate::core::model::{RunState, RunSubject, Timestamp};
 use crate::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
+use crate::edge::kill_point::{self, is_planted};
 
 mod past;
 
@@ -85,6 +86,7 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => return Err(io_error("create", &entry)(error)),
     };
+    kill_point::reach("D1:entry-made");
     if let Err(error) = DirBuilder::new().mode(0o755).create(&paths.dir) {
         if is_new_entry {
             std::fs::remove_file(&entry).ok();
@@ -97,10 +99,18 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
             io_error("create", &paths.dir)(error)
         });
     }
+    kill_point::reach("D1:folder-made");
     let path = paths.shim_lock();
     let lock = create_new(&path, 0o644).map_err(io_error("create", &path))?;
+    kill_point::reach("D1:lock-made");
+    if is_planted("no-lock") {
+        return Ok(lock.into());
+    }
     match files::try_lock(&lock) {
-        Ok(true) => Ok(lock.into()),
+        Ok(true) => {
+            kill_point::reach("D1:locked");
+            Ok(lock.into())
+        }
         Ok(false) => Err(Error::AlreadyThere {
             run: dir.id.to_string(),
         }),
@@ -247,16 +257,19 @@ pub fn is_own_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
 /// next run of the task links its own, or a person writes one. Continued, the shim moves aside what now has the name, sees that it
 /// is another's, and moves it back.
 pub fn clear_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
-    if !is_own_pid_file(layout, dir)? {
+    if !is_own_pid_file(layout, dir)? && !is_planted("clear-any-pid-file") {
         return Ok(false);
     }
     let own = layout.run(dir).pid();
     let ours = files::identity(&own).map_err(io_error("look at", &own))?;
     // Beside `own`, which is on the same file system, or it could not be a link of it.
     let aside = files::temporary(&own);
-    remove_if(&layout.pid_file(dir.id.subject), &aside, || {
-        Ok(files::identity(&aside)? == ours)
-    })
+    kill_point::reach("pid-file:is-ours");
+    let removed = remove_if(&layout.pid_file(dir.id.subject), &aside, || {
+        Ok(files::identity(&aside)? == ours || is_planted("clear-any-pid-file"))
+    })?;
+    kill_point::reach("pid-file:removed");
+    Ok(removed)
 }
 
 /// Removes what has this name if it is what it is taken for, which `is_it` is asked when nobody can exchange it any more: in
@@ -343,6 +356,7 @@ pub fn clear_stranger(
     if !is_it(&path).map_err(io_error("look at", &path))? {
         return Ok(false);
     }
+    kill_point::reach("stranger:is-same");
     let aside = files::temporary(&path);
     remove_if(&path, &aside, || is_it(&aside))
 }
@@ -459,6 +473,7 @@ pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {
             remove(&paths.dir.join(name))?;
+            kill_point::reach("litter:file-removed");
         }
     }
     match std::fs::remove_dir(&paths.dir) {
@@ -466,7 +481,9 @@ pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
         Err(error) if files::is_absent(&error) => {}
         Err(error) => return Err(io_error("remove", &paths.dir)(error)),
     }
+    kill_point::reach("litter:folder-removed");
     remove(&layout.live_entry(dir))?;
+    kill_point::reach("litter:entry-removed");
     Ok(true)
 }
 

@@ -19,6 +19,7 @@ fn verdict(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
             .iter()
             .map(|&id| TaskVerdict {
                 previous_assigned_to: None,
+                updated_at: None,
                 key: TaskKey {
                     id: id.try_into().expect("a task"),
                     created_at: 1,
@@ -297,6 +298,7 @@ fn what_tells_of_a_request_that_still_lies_is_not_forgotten() {
         verdict.files = vec![FileVerdict {
             file: file(if number == 2 { "lies" } else { "went" }),
             left: number == 2,
+            changed: None,
             created: Vec::new(),
         }];
         runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)

@@ -15,6 +15,10 @@ impl Deciding<'_> {
     pub(super) fn marks(&mut self) {
         let controls = &self.seen.controls;
         for subject in &controls.retry {
+            // Up to which run it forgives is not known while the records cannot be read, and the wish must not be lost: it waits.
+            if self.seen.unreadable.contains_key(subject) {
+                continue;
+            }
             let after = self.seen.histories.get(subject).map_or(0, |h| h.last_run);
             self.out.actions.push(Action::RecordMark {
                 subject: *subject,
@@ -227,6 +231,12 @@ impl Deciding<'_> {
                 count(key)
             }
         };
+        let subject = run.dir.id.subject;
+        // The mark may be written by this very decision, before the verdict.
+        let is_forgiven = (self.seen.histories.get(&subject))
+            .is_some_and(|history| run.dir.id.number <= history.marks.retried_after)
+            || (self.seen.controls.retry.contains(&subject)
+                && !self.seen.unreadable.contains_key(&subject));
         let max_attempts = self.policy.max_attempts;
         let case = Case {
             seen: self.seen,
@@ -235,6 +245,7 @@ impl Deciding<'_> {
             evidence,
             max_attempts,
             has_company,
+            is_forgiven,
             count,
             now: self.now,
         };

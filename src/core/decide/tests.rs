@@ -1067,3 +1067,67 @@ fn inbound_is_held_paused_and_stopped_like_a_task() {
         },
     );
 }
+
+#[test]
+fn retry_waits_until_it_can_be_read_what_it_forgives() {
+    let wish = |unreadable: bool| {
+        world().task(1, "coder").but(|seen| {
+            seen.controls.retry.insert(subject(1));
+            if unreadable {
+                seen.cannot_read(subject(1), "cannot read `marks.json`".into());
+            }
+        })
+    };
+    given(wish(true)).at(0).then([]);
+    given(wish(false))
+        .at(0)
+        .then(["retry 1 after 0", "launch 1/1 coder"]);
+}
+
+#[test]
+fn a_run_that_lived_while_a_person_said_retry_parks_nothing() {
+    let third = || {
+        let mut third = ended("1/3", "coder", Outcome::Exited(0));
+        third.spec.as_mut().expect("a spec").attempt = 3;
+        world()
+            .task(1, "coder")
+            .detail(1, 3)
+            .past(attempt("1/1", "coder", 1, -300))
+            .past(attempt("1/2", "coder", 2, -200))
+            .run(third)
+    };
+    let parks = ["judge 1/3: #1 no progress + park"];
+    given(third()).at(0).then(parks);
+    let judges = "judge 1/3: #1 no progress";
+    let said = third().but(|seen| {
+        let history = seen.histories.entry(subject(1)).or_default();
+        history.marks.retried_after = 3;
+    });
+    given(said).at(0).then([judges]);
+    // The wish and the verdict in one decision.
+    let says = third().but(|seen| {
+        seen.controls.retry.insert(subject(1));
+    });
+    given(says).at(0).then(["retry 1 after 3", judges]);
+}
+
+#[test]
+fn a_providers_hold_ends_and_its_probe_is_known_after_a_reboot_with_the_clock_ahead() {
+    let before_reboot = || {
+        let mut down = attempt("1/1", "coder", 1, 86_400);
+        down.failure = failure(FailureClass::Provider, "quota exceeded");
+        down.judged.boot_id = "the boot before".into();
+        world().task(1, "coder").task(2, "architect").past(down)
+    };
+    // The machine has been up for longer than the wait.
+    given(before_reboot()).at(0).then(["launch 2/1 architect"]);
+    let probing = before_reboot().run(run("1/2", "coder"));
+    let decided = given(probing).at(0).then([]);
+    let probe = decided.decision.holds.iter().find_map(|(who, hold)| {
+        let Hold::Provider { probing, .. } = hold else {
+            return None;
+        };
+        matches!(who, Subject::Provider(_)).then_some(*probing)
+    });
+    assert_eq!(probe, Some(Some(run_id("1/2"))));
+}

@@ -10,7 +10,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use camino::Utf8Path;
 use tokio::io::Interest;
@@ -21,12 +22,14 @@ pub use rustix::process::Signal;
 use crate::core::StrangerKind;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, ProcessId, Timestamp};
-use crate::edge::clock;
+use crate::edge::{clock, kill_point};
 
+mod environment;
 mod leftovers;
 mod stat;
 mod stop;
 
+pub use environment::Environment;
 pub use leftovers::{DeadShim, leftovers};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
@@ -39,6 +42,9 @@ pub const SELF_EXE: &str = "/proc/self/exe";
 
 /// The hidden word that makes this program a shim.
 pub const SHIM_WORD: &str = "__shim";
+
+/// How long a shim's first stage may take to fork and exit: it does in milliseconds.
+const FIRST_STAGE_TIME: Duration = Duration::from_secs(5);
 
 /// The process that has this number now; `None` when there is none, or only a dead one that nobody collected, or it cannot be
 /// looked at.
@@ -64,7 +70,10 @@ pub fn own() -> ProcessId {
 /// boot: the caller compares boot ids.
 pub fn is_alive(process: &ProcessId) -> bool {
     match living(process.pid) {
-        Ok(found) => found.as_ref() == Some(process),
+        Ok(found) => {
+            found.as_ref() == Some(process)
+                || (found.is_some() && kill_point::is_planted("any-pid"))
+        }
         Err(_) => exists(process.pid),
     }
 }
@@ -86,6 +95,12 @@ pub fn cmdline(pid: i32) -> Vec<String> {
         .split_inclusive(|&byte| byte == 0)
         .map(|arg| String::from_utf8_lossy(arg.strip_suffix(b"\0").unwrap_or(arg)).into_owned())
         .collect()
+}
+
+/// Was the file it was started from replaced or removed since (proc_pid_exe(5))? False where that cannot be seen.
+pub fn is_program_replaced(process: &ProcessId) -> bool {
+    let link = std::fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+    link.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") && is_alive(process)
 }
 
 /// CPU time of it and of the children it waited for, and its resident memory in kB.
@@ -193,7 +208,7 @@ pub fn start_shim(
     env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
 ) -> Result<(), StartError> {
     // D3
-    let mut shim = Command::new(exe.as_str())
+    let mut first_stage = Command::new(exe.as_str())
         .arg0("calypso-watch")
         .arg(SHIM_WORD)
         .arg(layout.run(dir).dir.as_str())
@@ -206,7 +221,11 @@ pub fn start_shim(
         .stderr(Stdio::null())
         .spawn()
         .map_err(StartError::NoProcess)?;
-    match shim.wait() {
+    // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
+    if !is_over_within(&first_stage, FIRST_STAGE_TIME) {
+        first_stage.kill().map_err(StartError::Unknown)?;
+    }
+    match first_stage.wait() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(StartError::Refused(status.to_string())),
         Err(error) => Err(StartError::Unknown(error)),
@@ -224,6 +243,24 @@ pub enum StartError {
     /// It may run.
     #[error("cannot tell whether the shim started")]
     Unknown(#[source] io::Error),
+}
+
+/// Waits for a child's end without collecting it; where there is no pidfd to wait on, for as long as it takes.
+fn is_over_within(child: &Child, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let pid = rustix::process::Pid::from_child(child);
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return true;
+    };
+    let limit = rustix::time::Timespec {
+        tv_sec: limit.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    // EINTR: no handler of ours interrupts it for long, and an early KILL only means that nothing was launched.
+    !matches!(
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)),
+        Ok(0)
+    )
 }
 
 /// Makes this process the one that inherits shims and what they leave, since PID 1 of a container may not collect them.

@@ -72,12 +72,13 @@ async fn find(
         Ok(record) => {
             let said = said(&looker.layout, &record.process);
             let (watch, trouble) = said.map(|said| (said.watch, said.trouble)).unzip();
-            let outdated = || outdated(&record.version, &record.process);
             Daemon::Alive {
                 pid: record.process.pid,
                 since: record.since,
                 watch: watch.unwrap_or_else(|| "inotify".into()),
-                note: trouble.flatten().or_else(outdated),
+                note: trouble
+                    .flatten()
+                    .or_else(|| outdated(&record.version, &record.process)),
             }
         }
         Err(last_look) => Daemon::Dead { last_look },

@@ -75,7 +75,11 @@ impl Journal {
 
     fn write(&mut self, event: &StoryEvent) {
         let path = self.layout.log();
-        files::turn_over(&path, ROTATE).ok();
+        if files::is_larger(&path, ROTATE) {
+            kill_point::reach("log:before-rotation");
+            files::turn_over(&path).ok();
+            kill_point::reach("log:rotated");
+        }
         let mut line = serde_json::to_string(event).unwrap_or_default();
         if self.is_failing {
             // A full disk may have taken the beginning of the last line; this one must not become its end.

@@ -171,14 +171,14 @@ impl Lock {
                 base: layout.base().to_owned(),
             });
         }
+        let meta = file.metadata().map_err(write)?;
+        let (identity, base) = (Some((meta.dev(), meta.ino())), base_identity(layout));
         kill_point::reach("daemon:locked");
         let record = LockRecord::own();
         // Before anything is written: the record goes on naming a daemon that could see what it started.
         if let Some(last) = read(layout) {
             can_see_what_runs(layout, &last, &record)?;
         }
-        let meta = file.metadata().map_err(write)?;
-        let (identity, base) = (Some((meta.dev(), meta.ino())), base_identity(layout));
         // What a killed daemon left behind of its own records; here is no other writer.
         files::remove_temporary(&layout.state());
         // In place: the lock belongs to this inode, so the file cannot be replaced by another.
@@ -235,6 +235,32 @@ impl Lock {
     }
 }
 
+/// Through a symlink, which people may keep a base path behind.
+fn base_identity(layout: &Layout) -> Identity {
+    let meta = std::fs::metadata(layout.base()).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+impl Lock {
+    /// The last record, with this trouble instead of the one it told: for when there is no look to tell of.
+    pub(super) fn tell(&mut self, trouble: String) -> std::io::Result<()> {
+        let Some(last) = self.last.clone().filter(|_| self.place() == Place::Ours) else {
+            return Ok(());
+        };
+        self.record(&DaemonRecord {
+            trouble: Some(trouble),
+            ..last
+        })
+    }
+}
+
+/// What the daemon that holds the lock last said of itself.
+pub fn said(layout: &Layout, daemon: &ProcessId) -> Option<DaemonRecord> {
+    let text = files::read_bounded(&layout.daemon(), LIMIT).ok()?;
+    let record: DaemonRecord = serde_json::from_slice(&text).ok()?;
+    (record.process == *daemon).then_some(record)
+}
+
 /// Is this the place from which the runs of the last daemon can be watched?
 ///
 /// In another pid namespace (a container's) of the same machine the locks are the same, but the records' numbers mean nobody, or
@@ -268,32 +294,6 @@ fn can_see_what_runs(layout: &Layout, last: &LockRecord, own: &LockRecord) -> Re
         Some(dir) => Err(Error::Unseen { run: dir.id }),
         None => Ok(()),
     }
-}
-
-/// Through a symlink, which people may keep a base path behind.
-fn base_identity(layout: &Layout) -> Identity {
-    let meta = std::fs::metadata(layout.base()).ok()?;
-    Some((meta.dev(), meta.ino()))
-}
-
-impl Lock {
-    /// The last record, with this trouble instead of the one it told: for when there is no look to tell of.
-    pub(super) fn tell(&mut self, trouble: String) -> std::io::Result<()> {
-        let Some(last) = self.last.clone().filter(|_| self.place() == Place::Ours) else {
-            return Ok(());
-        };
-        self.record(&DaemonRecord {
-            trouble: Some(trouble),
-            ..last
-        })
-    }
-}
-
-/// What the daemon that holds the lock last said of itself.
-pub fn said(layout: &Layout, daemon: &ProcessId) -> Option<DaemonRecord> {
-    let text = files::read_bounded(&layout.daemon(), LIMIT).ok()?;
-    let record: DaemonRecord = serde_json::from_slice(&text).ok()?;
-    (record.process == *daemon).then_some(record)
 }
 
 fn wall() -> std::time::Duration {

@@ -74,19 +74,14 @@ pub fn name_of_temporary(name: &str) -> Option<&str> {
     (!name.is_empty() && pid.parse::<u32>().is_ok()).then_some(name)
 }
 
-/// Lets a file that is appended to begin anew once it is larger than `limit` bytes; its last `limit` and a bit more stay beside it,
-/// as `.1`. One writer, so that nobody appends in between.
-pub fn turn_over(path: &Utf8Path, limit: u64) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.len() > limit => {
-            kill_point::reach("log:before-rotation");
-            std::fs::rename(path, turned_over(path))?;
-            kill_point::reach("log:rotated");
-            Ok(())
-        }
-        Err(error) if !is_absent(&error) => Err(error),
-        Ok(_) | Err(_) => Ok(()),
-    }
+/// Is there a file of more than `limit` bytes?
+pub fn is_larger(path: &Utf8Path, limit: u64) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.len() > limit)
+}
+
+/// Lets a file that is appended to begin anew; what was there stays beside it, as `.1`. One writer, so that nobody appends in between.
+pub fn turn_over(path: &Utf8Path) -> io::Result<()> {
+    std::fs::rename(path, turned_over(path))
 }
 
 /// Where [`turn_over`] puts what was there.

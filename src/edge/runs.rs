@@ -263,13 +263,15 @@ pub fn clear_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     if !is_own_pid_file(layout, dir)? && !is_planted("clear-any-pid-file") {
         return Ok(false);
     }
-    kill_point::reach("pid-file:is-ours");
     let own = layout.run(dir).pid();
     let ours = files::identity(&own).map_err(io_error("look at", &own))?;
     let shared = layout.pid_file(dir.id.subject);
     // Beside `own`, which is on the same file system, or it could not be a link of it.
     let aside = files::temporary(&own.with_file_name(CLEARED));
-    let removed = remove_if(&shared, &aside, || Ok(files::identity(&aside)? == ours))?;
+    kill_point::reach("pid-file:is-ours");
+    let removed = remove_if(&shared, &aside, || {
+        Ok(files::identity(&aside)? == ours || is_planted("clear-any-pid-file"))
+    })?;
     kill_point::reach("pid-file:removed");
     Ok(removed)
 }
@@ -337,7 +339,10 @@ pub fn restore_pid_files(layout: &Layout) -> Result<(), Error> {
     let folder = layout.running_tasks();
     for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
         let aside = folder.join(name);
-        match files::name_of_temporary(name).map(|name| put_back(&aside, &folder.join(name))) {
+        match files::name_of_temporary(name)
+            .filter(|name| name.ends_with(".pid"))
+            .map(|name| put_back(&aside, &folder.join(name)))
+        {
             Some(Ok(())) => {}
             Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(io_error("put back", &aside)(error));
@@ -368,6 +373,7 @@ pub fn clear_stranger(
     if !is_it(&path).map_err(io_error("look at", &path))? {
         return Ok(false);
     }
+    kill_point::reach("stranger:is-same");
     let aside = files::temporary(&path);
     remove_if(&path, &aside, || is_it(&aside))
 }

@@ -496,7 +496,7 @@ fn a_shim_that_is_stuck_before_its_agents_start_is_ended() {
         let mut run = run("1/1", "coder");
         run.observed.state = ObservedState::Starting;
         let state = run.state.as_mut().expect("it has one");
-        state.state = RunState::Starting;
+        state.state = crate::core::model::RunState::Starting;
         state.started = moment(0);
         state.running = None;
         world().run(run)

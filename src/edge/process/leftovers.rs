@@ -36,14 +36,13 @@ pub struct DeadShim<'a> {
 pub fn leftovers(layout: &Layout, runs: &[DeadShim<'_>]) -> Vec<Option<Alive>> {
     let questions: Vec<Question<'_>> = runs.iter().map(|run| Question::new(layout, run)).collect();
     let is_scan_needed = questions.iter().any(|question| question.answered.is_none());
-    let mut seen = is_scan_needed
-        .then(|| Seen::look(&questions).ok())
-        .flatten();
+    let look = || Seen::look(&questions).ok();
+    let mut seen = is_scan_needed.then(look).flatten();
     // A holder that handed its lock to a child and died while the list was read is found by a second reading.
     if let Some(first) = &seen
         && (0..questions.len()).any(|at| first.hides_holder(at, &questions[at]))
     {
-        seen = Seen::look(&questions).ok();
+        seen = look();
     }
     questions
         .into_iter()

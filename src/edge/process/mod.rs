@@ -208,7 +208,7 @@ pub fn start_shim(
     env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
 ) -> Result<(), StartError> {
     // D3
-    let mut shim = Command::new(exe.as_str())
+    let mut first_stage = Command::new(exe.as_str())
         .arg0("calypso-watch")
         .arg(SHIM_WORD)
         .arg(layout.run(dir).dir.as_str())
@@ -222,10 +222,10 @@ pub fn start_shim(
         .spawn()
         .map_err(StartError::NoProcess)?;
     // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
-    if !is_over_within(&shim, FIRST_STAGE_TIME) {
-        shim.kill().map_err(StartError::Unknown)?;
+    if !is_over_within(&first_stage, FIRST_STAGE_TIME) {
+        first_stage.kill().map_err(StartError::Unknown)?;
     }
-    match shim.wait() {
+    match first_stage.wait() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(StartError::Refused(status.to_string())),
         Err(error) => Err(StartError::Unknown(error)),

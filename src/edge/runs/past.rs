@@ -44,7 +44,9 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         .iter()
         .any(|line| line.run == verdict.run && line.judged == verdict.judged);
     if !is_written {
-        files::turn_over(&path, TURN_OVER).map_err(io_error("turn over", &path))?;
+        if files::is_larger(&path, TURN_OVER) {
+            files::turn_over(&path).map_err(io_error("turn over", &path))?;
+        }
         let line = serde_json::to_string(verdict)
             .map_err(|error| io_error("write", &path)(error.into()))?;
         // A power cut may have torn the last line; ours must not become its continuation.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 /// A kernel's version, as far as it is compared.
@@ -44,6 +45,17 @@ pub fn inotify_limits() -> Option<InotifyLimits> {
         watches: of("max_user_watches")?,
         queued_events: of("max_queued_events")?,
     })
+}
+
+/// Takes one instance with one watch and gives both back.
+///
+/// # Errors
+/// EMFILE: no instance is left (inotify_init1(2)); ENOSPC: no watch (inotify_add_watch(2)).
+pub fn try_inotify() -> io::Result<()> {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let instance = init(CreateFlags::CLOEXEC)?;
+    add_watch(&instance, "/", WatchFlags::MOVE_SELF)?;
+    Ok(())
 }
 
 /// inotify instances and watches that processes of this user hold, as far as this one may see.

@@ -57,7 +57,10 @@ pub(super) fn examine(scene: &Scene, settings: &mut Area) -> Found {
     if answers {
         flags(&program, &mut area);
     }
-    providers(scene, &of_goose, &queues, &mut area, settings);
+    // Settings that cannot be used would name one, perhaps.
+    if scene.config.is_some() || scene.layout.is_none() {
+        providers(scene, &of_goose, &queues, &mut area, settings);
+    }
     Found {
         area,
         program: answers.then_some(program),
@@ -121,15 +124,10 @@ fn own_commands(
 }
 
 fn not_found(scene: &Scene, area: &mut Area) {
-    let path = scene
-        .environment
-        .get("PATH")
-        .unwrap_or("(no PATH)")
-        .to_owned();
     let here = goose::find_program(PROGRAM).filter(|_| scene.daemon.is_some());
     let found = area.finds(
         Level::Fail,
-        format!("`goose` is not on the PATH that agents get: {path}"),
+        "`goose` is not on the PATH that agents get",
         "no recipe can run until it is; or name another program in calypso.toml, [agent] command",
     );
     found.about(PROGRAM);
@@ -137,7 +135,7 @@ fn not_found(scene: &Scene, area: &mut Area) {
         // This shell knows it and the daemon does not: it was started elsewhere.
         Some(_) => found.mend(scene.restart()),
         None => found.mend(
-            "curl -fsSL https://github.com/block/goose/releases/download/stable/download_cli.sh | bash",
+            "curl -fsSL https://github.com/aaif-goose/goose/releases/download/stable/download_cli.sh | CONFIGURE=false bash",
         ),
     };
 }

@@ -68,35 +68,26 @@ fn inotify(scene: &Scene, area: &mut Area) {
         |daemon| uid_of(daemon.process.pid),
     );
     let (instances, watches) = machine::inotify_use(uid);
-    // A live daemon has what it needs.
-    let needed = if scene.daemon.is_some() {
-        (0, 0)
-    } else {
-        (1, 16)
-    };
-    let is_short = |limit: u64, used: u64, needed: u64| limit.saturating_sub(used) < needed;
-    if is_short(limits.instances, instances, needed.0) {
+    // Tried, as what others hold cannot all be seen.
+    let tried = machine::try_inotify()
+        .err()
+        .and_then(|error| error.raw_os_error());
+    if tried == Some(nix::libc::EMFILE) {
         area.finds(
             Level::Fail,
             format!(
-                "{instances} of {} inotify instances of this user are taken",
+                "all {} inotify instances of this user are taken",
                 limits.instances
             ),
             "the daemon needs one to see anything",
         )
         .mend("sudo sysctl fs.inotify.max_user_instances=512");
     } else {
-        area.well(format!(
-            "inotify {instances}/{} instances",
-            limits.instances
-        ));
+        area.well(format!("inotify {instances}/{}", limits.instances));
     }
-    if is_short(limits.watches, watches, needed.1) || limits.watches < WATCHES {
-        let level = if is_short(limits.watches, watches, needed.1) {
-            Level::Fail
-        } else {
-            Level::Warn
-        };
+    let is_full = tried == Some(nix::libc::ENOSPC);
+    if is_full || limits.watches < WATCHES {
+        let level = if is_full { Level::Fail } else { Level::Warn };
         area.finds(
             level,
             format!("{watches} of {} inotify watches of this user are taken", limits.watches),

@@ -120,21 +120,12 @@ pub(super) fn examine(scene: &Scene) -> Area {
     for (name, result, why) in deeds {
         match result {
             Ok(()) => area.passed(),
-            Err(error) if name == "inotify" && error.raw_os_error().is_some() => {
-                // The limits, rather than the mount: inotify_init1(2), inotify_add_watch(2).
-                let limit = match error.raw_os_error() {
-                    Some(nix::libc::EMFILE) => "fs.inotify.max_user_instances=512",
-                    Some(nix::libc::ENOSPC) => "fs.inotify.max_user_watches=524288",
-                    _ => "fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288",
-                };
-                area.finds(
-                    Level::Fail,
-                    format!("inotify cannot be used: {error}"),
-                    "the kernel's limit for this user is reached, so `run` cannot watch",
-                )
-                .about(base)
-                .mend(format!("sudo sysctl {limit}"));
-            }
+            // The limits, rather than the mount: the next area tells.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(nix::libc::EMFILE | nix::libc::ENOSPC)
+                ) && name == "inotify" => {}
             Err(error) => {
                 area.finds(
                     Level::Fail,

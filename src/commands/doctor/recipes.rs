@@ -45,7 +45,11 @@ pub(super) fn examine(scene: &Scene, program: Option<&Utf8Path>) -> Area {
                     .join(chosen.unwrap_or_else(|| format!("{queue}.yaml")));
                 let found = area.finds(
                     Level::Fail,
-                    format!("{} {why}", short(layout, &file)),
+                    if why.contains("ends in .yml") {
+                        format!("recipes: {why}")
+                    } else {
+                        format!("{} {why}", short(layout, &file))
+                    },
                     format!("the queue `{queue}` starts nothing until it can be read"),
                 );
                 found.about(short(layout, &file));
@@ -283,6 +287,8 @@ fn extensions(scene: &Scene, layout: &Layout, config: &Config, good: &[&Recipe],
             }
             // The area of tinytask tells more.
             Endpoint::Http(_) if ours(extension) => area.passed(),
+            // Another tinytask than ours is told above.
+            Endpoint::Http(_) if extension.is_tinytask && server.other.is_some() => area.passed(),
             Endpoint::Http(url) | Endpoint::LegacySse(url) => {
                 let known = asked
                     .iter()

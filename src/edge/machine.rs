@@ -122,7 +122,7 @@ fn parse_hidepid(mounts: &str) -> Option<String> {
         (point == "/proc").then_some(options)
     });
     let hidden = options
-        .last()?
+        .fold(None, |_, last| Some(last))?
         .split(',')
         .find_map(|option| option.strip_prefix("hidepid="))?;
     (!matches!(hidden, "0" | "off")).then(|| hidden.to_owned())
@@ -197,7 +197,7 @@ pub fn is_clock_kept() -> Option<bool> {
     let mut timex: nix::libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: adjtimex(2) fills the structure it is given, which lives until it returns; `modes` 0 changes nothing.
     let state = unsafe { nix::libc::adjtimex(&raw mut timex) };
-    (state >= 0).then(|| timex.status & nix::libc::STA_UNSYNC == 0)
+    (state >= 0).then_some(timex.status & nix::libc::STA_UNSYNC == 0)
 }
 
 #[cfg(test)]

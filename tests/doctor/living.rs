@@ -142,7 +142,7 @@ fn an_orphan_is_found_with_its_way_out() {
         serde_json::from_str(&world.read(".calypso/runs/task_1/0001-coder/state.json"))
             .unwrap_or_default()
     };
-    world.eventually("it runs", || state()["state"]["running"].is_object());
+    world.eventually("it runs", || state()["state"]["is"] == "running");
     world.doctor().is_well();
     let shim = state()["shim"]["pid"]
         .as_i64()

@@ -256,7 +256,7 @@ fn extensions(scene: &Scene, layout: &Layout, config: &Config, good: &[&Recipe],
             (
                 tinytask::Endpoint::Http { url: theirs },
                 Some(tinytask::Endpoint::Http { url: ours }),
-            ) => {
+            ) if shown(theirs) == *theirs && shown(ours) == *ours => {
                 format!(
                     "sed -i {} {}",
                     shell_word(&format!("s|{theirs}|{ours}|g")),
@@ -274,6 +274,20 @@ fn extensions(scene: &Scene, layout: &Layout, config: &Config, good: &[&Recipe],
         .mend(mend);
     } else {
         area.passed();
+    }
+    for recipe in good {
+        let has_tinytask =
+            |extension: &Extension| extension.is_tinytask && extension.queue == recipe.queue;
+        if goose::own_command(config, &recipe.queue).is_some() || found.iter().any(has_tinytask) {
+            area.passed();
+            continue;
+        }
+        area.finds(
+            Level::Note,
+            format!("recipes/{} names no tinytask extension", recipe.file),
+            "its agent can claim and hand on tasks only if goose's own settings give it one",
+        )
+        .about(format!("recipes/{}", recipe.file));
     }
     let ours = |extension: &Extension| match (&extension.endpoint, &server.endpoint) {
         (Endpoint::Http(url), Some(tinytask::Endpoint::Http { url: ours })) => url == ours,
@@ -303,7 +317,8 @@ fn extensions(scene: &Scene, layout: &Layout, config: &Config, good: &[&Recipe],
                 let file = layout.recipes().join(&extension.file);
                 area.finds(
                     Level::Warn,
-                    format!("extension `{}` of recipes/{}: nothing listens at {url}", extension.name, extension.file),
+                    format!("extension `{}` of recipes/{}: nothing listens at {}",
+                        extension.name, extension.file, shown(url)),
                     "goose goes on without its tools and still exits 0, so the work is not done as meant; start its server, or mend the address",
                 )
                 .about(format!("recipes/{}", extension.file))
@@ -382,6 +397,15 @@ fn stdio(
         }
         None => area.passed(),
     }
+}
+
+/// An address without what may be a secret in it: a password, a query.
+fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    tinytask::Endpoint::Http {
+        url: url.to_owned(),
+    }
+    .to_string()
 }
 
 /// Does anybody take a connection there? Names are resolved in a thread, as that has no time limit.

@@ -153,6 +153,21 @@ fn strangers(scene: &Scene, layout: &Layout, looked: &Looked, area: &mut Area) {
                 .about(name)
                 .mend(on("rm", &path));
             }
+            // A live process that is somebody's: perhaps a run, so its file is not to be removed unseen.
+            StrangerKind::Odd(what)
+                if what.starts_with("process ") && !what.contains("no agent") =>
+            {
+                let is_seen = what.contains("belongs to");
+                area.finds(
+                    if is_seen { Level::Warn } else { Level::Unknown },
+                    format!("{name}: {what}"),
+                    format!(
+                        "it may be somebody's run, so {holds} held; remove the file if it is not"
+                    ),
+                )
+                .about(name)
+                .mend(format!("ps -fp \"$({})\"", on("cat", &path)));
+            }
             StrangerKind::Odd(what) => {
                 area.finds(
                     Level::Warn,

@@ -78,16 +78,19 @@ pub(super) fn examine(scene: &Scene) -> Area {
         )
         .mend(scene.restart());
     }
-    if let Some((path, true)) = machine::program_of(pid) {
-        area.finds(
-            Level::Warn,
-            format!("the daemon's program `{path}` was replaced or removed since it started"),
-            "an upgrade waits for a restart; agents at work go on through it",
-        )
-        .about(path)
-        .mend(scene.restart());
-    } else {
-        area.passed();
+    match machine::program_of(pid) {
+        Some((path, true)) => {
+            area.finds(
+                Level::Warn,
+                format!("the daemon's program `{path}` was replaced or removed since it started"),
+                "an upgrade waits for a restart; agents at work go on through it",
+            )
+            .about(path)
+            .mend(scene.restart());
+        }
+        Some(_) => area.passed(),
+        // Another user's: said where its environment is.
+        None => {}
     }
     if pid == 1 {
         area.finds(
@@ -135,7 +138,11 @@ fn unit(unit: &Unit, area: &mut Area) {
         return;
     };
     let drop_in = |setting: &str| {
-        let dir = format!("{}/{}.d", unit.folder(), unit.name);
+        let dir = format!(
+            "{}/{}",
+            unit.folder(),
+            shell_word(&format!("{}.d", unit.name))
+        );
         let file = format!(
             "{dir}/calypso-{}.conf",
             setting.split('=').next().unwrap_or("x")

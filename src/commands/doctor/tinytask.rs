@@ -52,7 +52,12 @@ pub(super) async fn examine(scene: &Scene, look: &Look) -> Area {
         None => false,
     };
     if !is_expected_down {
-        answers(scene, config, layout, looked, &mut area);
+        let dialect = match (&looked.looker.tinytask, &looked.seen.tinytask) {
+            (Some(tinytask), Tinytask::Fresh { .. }) => tinytask.connect().await.ok(),
+            _ => None,
+        };
+        let dialect = dialect.map_or(String::new(), |dialect| format!("{dialect}, "));
+        answers(scene, config, layout, (looked, &dialect), &mut area);
         suspicion(looked, config, layout, &mut area).await;
     }
     database(looked, config, layout, &mut area);
@@ -133,7 +138,13 @@ fn builtin(scene: &Scene, layout: &Layout, listen: SocketAddr, area: &mut Area) 
     false
 }
 
-fn answers(scene: &Scene, config: &Config, layout: &Layout, looked: &Looked, area: &mut Area) {
+fn answers(
+    scene: &Scene,
+    config: &Config,
+    layout: &Layout,
+    (looked, dialect): (&Looked, &str),
+    area: &mut Area,
+) {
     let server = &looked.looker.server;
     let Some(endpoint) = &server.endpoint else {
         let toml = layout.config();
@@ -165,7 +176,7 @@ fn answers(scene: &Scene, config: &Config, layout: &Layout, looked: &Looked, are
     };
     match &looked.seen.tinytask {
         Tinytask::Fresh { took } => {
-            area.well(format!("{endpoint} ({from}), {} ms", took.0));
+            area.well(format!("{endpoint} ({from}), {dialect}{} ms", took.0));
             if took.0 > SLOW {
                 area.finds(
                     Level::Warn,

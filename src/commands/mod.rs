@@ -13,6 +13,7 @@ use crate::look::Looker;
 use crate::report::{Exit, Failure};
 
 pub mod demo;
+pub mod doctor;
 pub mod init;
 pub mod logs;
 pub mod run;
@@ -49,6 +50,7 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         )
         .hint("leave `--base-path` out; `--keep` keeps it".to_owned())),
         Command::Demo(demo) => demo::call(&demo),
+        Command::Doctor(doctor) => doctor::call(base, &doctor),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

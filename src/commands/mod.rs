@@ -16,6 +16,7 @@ pub mod demo;
 pub mod init;
 pub mod logs;
 pub mod run;
+pub mod selftest;
 pub mod show;
 pub mod stop;
 pub mod submit;
@@ -49,6 +50,7 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         )
         .hint("leave `--base-path` out; `--keep` keeps it".to_owned())),
         Command::Demo(demo) => demo::call(&demo),
+        Command::Selftest(selftest) => selftest::call(base, &selftest),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

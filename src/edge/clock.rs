@@ -27,6 +27,12 @@ pub fn boot() -> Millis {
     Millis((now.tv_sec * 1000 + now.tv_nsec / 1_000_000) as u64)
 }
 
+/// CLOCK_BOOTTIME in microseconds: for measuring between two processes.
+pub fn boot_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec * 1_000_000 + now.tv_nsec / 1000) as u64
+}
+
 /// /proc/sys/kernel/random/boot_id: another one after each boot (random(4)); empty where it cannot be read.
 pub fn boot_id() -> &'static str {
     static BOOT_ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();

@@ -126,6 +126,13 @@ impl From<daemon::Error> for Failure {
             daemon::Error::AlreadyRunning { .. } => Self::new(Exit::NotRunning, error).hint(
                 "`calypso-watch status` shows its runs; `calypso-watch quit` ends it".to_owned(),
             ),
+            daemon::Error::OtherMachine { .. } => Self::new(Exit::NotRunning, error).hint(
+                "one machine owns a base path; end the other one there, this one may start 90 s after its last look"
+                    .to_owned(),
+            ),
+            daemon::Error::Unseen { .. } => Self::new(Exit::Failed, error).hint(
+                "start calypso-watch where that run was started, or here once it is over".to_owned(),
+            ),
             daemon::Error::Watch(error) => {
                 let hint = error.hint();
                 Self::new(Exit::Failed, error).hint(hint)

@@ -13,12 +13,15 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// Arrows within one layer that are meant, and arrows down that are not.
-const MEANT: [(&str, &str); 5] = [
+const MEANT: [(&str, &str); 8] = [
     ("commands", "report"),
     ("commands", "cli"),
     ("daemon", "look"),
+    ("edge::anything", "edge::ask"),
     ("edge::anything", "edge::clock"),
     ("edge::anything", "edge::files"),
+    ("edge::anything", "edge::kill_point"),
+    ("edge::config", "edge::mount"),
 ];
 
 fn layer(module: &str) -> usize {

@@ -136,7 +136,7 @@ fn try_all(folder: &Utf8Path, exe: &Utf8Path, seed: u64, minutes: f64) -> Result
         return Ok((mount, None, None));
     }
     let mut dice = Dice::new(seed);
-    hint_progress("measuring");
+    show_progress("measuring");
     let latency = latency::measure(&folder.join("quiet"), exe, &mut dice, stop).map_err(failed)?;
     if minutes == 0.0 || is_stopped() {
         return Ok((mount, Some(latency), None));
@@ -158,19 +158,19 @@ fn try_all(folder: &Utf8Path, exe: &Utf8Path, seed: u64, minutes: f64) -> Result
         let now = clock::boot_us();
         if now >= said.fetch_max(now, Ordering::Relaxed) + TICK {
             let (passed, of) = ((now - began) / 1_000_000, time / 1_000_000);
-            hint_progress(&format!(
+            show_progress(&format!(
                 "kill -9: {deaths} deaths, {} of {of} s",
                 passed.min(of)
             ));
         }
     };
     let tally = storm::storm(&options, stop, &progress).map_err(failed)?;
-    hint_progress("");
+    show_progress("");
     Ok((mount, Some(latency), Some(tally)))
 }
 
 /// One line that replaces itself, where a person watches.
-fn hint_progress(text: &str) {
+fn show_progress(text: &str) {
     let mut talk = std::io::stderr().lock();
     if talk.is_terminal() {
         write!(talk, "\r\x1b[K{text}")
@@ -193,15 +193,15 @@ impl Findings {
             let _ = writeln!(text, "{}", format!("{name:<11} {value}").trim_end());
         };
         for check in &self.mount.checks {
+            let Spread { p50, p99, .. } = self.mount.fsync;
             match &check.result {
-                Ok(_) if check.name == "fsync" => {
-                    let Spread { p50, p99, .. } = self.mount.fsync;
+                Ok(()) if check.name == "fsync" => {
                     row(
                         check.name,
                         &format!("ok      p50 {} ms, p99 {} ms", ms(p50), ms(p99)),
                     );
                 }
-                Ok(more) => row(check.name, &format!("ok      {more}")),
+                Ok(()) => row(check.name, "ok"),
                 Err(why) => row(check.name, &format!("FAILED  {why}")),
             }
         }
@@ -292,7 +292,12 @@ impl Findings {
             .mount
             .checks
             .iter()
-            .map(|check| (check.name.replace(' ', "_"), json!({"ok": check.result.is_ok(), "says": check.result.as_ref().map_or_else(String::clone, String::clone)})))
+            .map(|check| {
+                (
+                    check.name.replace(' ', "_"),
+                    json!({"ok": check.result.is_ok(), "why": check.result.as_ref().err()}),
+                )
+            })
             .collect();
         json!({
             "base_path": self.place,

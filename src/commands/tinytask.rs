@@ -19,6 +19,7 @@ use crate::core::layout::Layout;
 use crate::core::model::ProcessId;
 use crate::edge::config;
 use crate::edge::files::{self, Durability};
+use crate::edge::kill_point;
 use crate::edge::process::{self, Pidfd};
 use crate::report::{Exit, Failure};
 use crate::taskd::http;
@@ -137,7 +138,9 @@ fn serve_http(
     }
     // Held, and never unlocked, until this process ends.
     let lock = layout.map(take_lock).transpose()?;
+    kill_point::reach("server:locked");
     let store = Arc::new(open_store(layout, db)?);
+    kill_point::reach("server:database-open");
     let runtime = runtime()?;
     let served = runtime.block_on(async {
         let end = stop_signal()?;
@@ -151,6 +154,7 @@ fn serve_http(
         };
         let listener = http::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
+        kill_point::reach("server:bound");
         if let Some(layout) = layout {
             write_record(layout, address)?;
         }

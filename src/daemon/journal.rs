@@ -12,7 +12,7 @@ use crate::core::layout::Layout;
 use crate::core::model::{Moment, Now, RunId, Task, TaskId, TaskStatus, Timestamp};
 use crate::core::record::{Spec, VerdictRecord};
 use crate::core::{Coverage, Decision, Hold, InboundState, Snapshot, Subject, Tinytask};
-use crate::edge::{clock, files};
+use crate::edge::{clock, files, kill_point};
 
 /// The file is turned over at this size; one older one is kept.
 const ROTATE: u64 = 16 << 20;
@@ -76,7 +76,9 @@ impl Journal {
     fn write(&mut self, event: &StoryEvent) {
         let path = self.layout.log();
         if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > ROTATE) {
+            kill_point::reach("log:before-rotation");
             std::fs::rename(&path, path.with_extension("jsonl.1")).ok();
+            kill_point::reach("log:rotated");
         }
         let line = serde_json::to_string(event).unwrap_or_default();
         match files::append_line(&path, &line, 0o644) {
@@ -87,6 +89,7 @@ impl Journal {
             }
             Err(_) => {}
         }
+        kill_point::reach("log:appended");
     }
 
     pub(super) fn started(&mut self, since: &Moment) {

@@ -13,13 +13,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::core::layout::Layout;
+use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, Moment, ProcessId};
 use crate::core::{Decision, Hold, Snapshot, Subject, Tinytask};
 use crate::edge::files::{self, Durability};
-use crate::edge::{clock, process};
+use crate::edge::{clock, kill_point, process, runs};
 
 const LIMIT: u64 = 16 << 20;
+/// A daemon on another machine that has not looked for so long is taken for gone: the slowest look comes each minute.
+const SILENCE: Millis = Millis::secs(90);
 
 /// `.calypso/lock`: who holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +31,30 @@ pub struct LockRecord {
     pub host: String,
     /// /etc/machine-id, as one base path belongs to one machine.
     pub machine: String,
+    /// `pid:[4026531836]` (namespaces(7)): whose numbers the records speak in. Empty where it cannot be read.
+    #[serde(default)]
+    pub pid_namespace: String,
     pub version: String,
+}
+
+impl LockRecord {
+    fn own() -> Self {
+        Self {
+            process: process::own(),
+            since: (&clock::now()).into(),
+            host: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            machine: std::fs::read_to_string("/etc/machine-id")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            pid_namespace: std::fs::read_link("/proc/self/ns/pid")
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
 }
 
 /// `.calypso/daemon.json`: replaced only when it changes.
@@ -111,6 +136,7 @@ impl Lock {
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
             .open(&path)
             .map_err(write)?;
+        kill_point::reach("daemon:lock-opened");
         let mut has_it = files::try_lock(&file).map_err(write)?;
         for _ in 0..PASSING_TRIES {
             // Interleaving survived: a daemon is killed while it starts a shim. Its child has a copy of the lock until it execs, so
@@ -133,6 +159,12 @@ impl Lock {
                 base: layout.base().to_owned(),
             });
         }
+        kill_point::reach("daemon:locked");
+        let record = LockRecord::own();
+        // Before anything is written: the record goes on naming a daemon that could see what it started.
+        if let Some(last) = read(layout) {
+            can_see_what_runs(layout, &last, &record)?;
+        }
         // What a killed daemon left behind of its own records; here is no other writer.
         for entry in std::fs::read_dir(layout.state()).into_iter().flatten() {
             let Ok(entry) = entry else { continue };
@@ -140,25 +172,15 @@ impl Lock {
                 std::fs::remove_file(entry.path()).ok();
             }
         }
-        let record = LockRecord {
-            process: process::own(),
-            since: (&clock::now()).into(),
-            host: nix::unistd::gethostname()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            machine: std::fs::read_to_string("/etc/machine-id")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
         // In place: the lock belongs to this inode, so the file cannot be replaced by another.
         let text = serde_json::to_string(&record).map_err(|error| write(error.into()))?;
         file.set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .map_err(write)?;
+        kill_point::reach("daemon:lock-emptied");
         file.write_all(format!("{text}\n").as_bytes())
             .map_err(write)?;
+        kill_point::reach("daemon:lock-written");
         Ok(Self {
             file,
             layout: layout.clone(),
@@ -186,6 +208,41 @@ impl Lock {
         )?;
         self.last = Some(record.clone());
         Ok(())
+    }
+}
+
+/// Is this the place from which the runs of the last daemon can be watched?
+///
+/// In another pid namespace (a container's) of the same machine the locks are the same, but the records' numbers mean nobody, or
+/// strangers: an orphan would pass for dead, and its task be started beside it. On another machine not even the locks need be the same.
+fn can_see_what_runs(layout: &Layout, last: &LockRecord, own: &LockRecord) -> Result<(), Error> {
+    let differs = |one: &str, other: &str| !one.is_empty() && !other.is_empty() && one != other;
+    if last.since.boot_id != own.since.boot_id {
+        let is_elsewhere = differs(&last.machine, &own.machine);
+        let looked = files::modified(&layout.lock()).filter(|_| is_elsewhere);
+        let ago = looked.map(|looked| clock::wall().since(looked));
+        return match ago {
+            Some(ago) if ago < SILENCE => Err(Error::OtherMachine {
+                host: last.host.clone(),
+                ago: span(ago),
+                base: layout.base().to_owned(),
+            }),
+            _ => Ok(()),
+        };
+    }
+    if !differs(&last.pid_namespace, &own.pid_namespace) {
+        return Ok(());
+    }
+    let (live, _) = runs::list_live(layout).unwrap_or_default();
+    let is_held = |dir: &RunDir| {
+        let paths = layout.run(dir);
+        [paths.shim_lock(), paths.agent_lock()]
+            .iter()
+            .any(|lock| files::is_held_at(lock).unwrap_or(true))
+    };
+    match live.into_iter().find(is_held) {
+        Some(dir) => Err(Error::Unseen { run: dir.id }),
+        None => Ok(()),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::core::model::{
 };
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
-use crate::edge::{clock, config, control, process, runs, watch};
+use crate::edge::{clock, config, control, kill_point, process, runs, watch};
 use crate::look::{self, Looker, Scope, chain};
 use timers::Timers;
 
@@ -48,6 +48,16 @@ pub enum Error {
         up: String,
         base: Utf8PathBuf,
     },
+    #[error("calypso-watch on `{host}` looked at `{base}` {ago} ago, and this is another machine")]
+    OtherMachine {
+        host: String,
+        ago: String,
+        base: Utf8PathBuf,
+    },
+    #[error(
+        "run `{run}` is alive and cannot be seen from here: it was started in another container (pid namespace)"
+    )]
+    Unseen { run: RunId },
     #[error("cannot write in `{path}`")]
     Write {
         path: Utf8PathBuf,
@@ -108,6 +118,7 @@ impl Daemon {
     pub async fn start(config: config::Config, options: Options) -> Result<Self, Error> {
         let layout = crate::core::layout::Layout::new(config.base.clone());
         make_folders(&layout)?;
+        kill_point::reach("daemon:folders-made");
         let lock = Lock::take(&layout)?;
         process::become_subreaper().ok();
         let builtin = start_builtin(&config, &layout, &options.exe).await?;
@@ -425,7 +436,10 @@ impl Daemon {
         let still_lies =
             |key: &FileKey| !is_inbound_read || seen.inbound.iter().any(|entry| entry.key == *key);
         let layout = &self.looker.layout;
-        match runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies) {
+        kill_point::reach("prune:before");
+        let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies);
+        kill_point::reach("prune:done");
+        match pruned {
             Ok(0) => {}
             Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
             Err(error) => warn!(error = chain(&error), "cannot forget old runs"),

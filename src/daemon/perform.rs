@@ -16,6 +16,7 @@ use crate::core::{Action, Decision, Launch, Mark, Run, Snapshot, StopCause};
 use crate::edge::config::Leftovers;
 use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
+use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, goose, inbound, process, runs, tinytask};
 use crate::look::{chain, is_still_runnable};
 
@@ -93,19 +94,28 @@ impl Daemon {
                     Some(run),
                     format!("{} processes", leftovers.len()),
                 );
+                kill_point::reach("sweep:before");
                 tokio::task::spawn_local(async move {
                     process::sweep(&leftovers, SWEEP_TIME).await;
+                    kill_point::reach("sweep:done");
                     done.send(Done { run, swept: true }).ok();
                 });
                 Ok(false)
             }
-            Action::ClearPidFile { run } => Ok(runs::clear_pid_file(&layout, run)?),
+            Action::ClearPidFile { run } => {
+                kill_point::reach("clear:before");
+                let cleared = runs::clear_pid_file(&layout, run)?;
+                kill_point::reach("clear:done");
+                Ok(cleared)
+            }
             Action::ClearStranger {
                 subject,
                 inode,
                 modified,
             } => {
+                kill_point::reach("stranger:before");
                 let cleared = runs::clear_stranger(&layout, *subject, *inode, *modified)?;
+                kill_point::reach("stranger:removed");
                 self.journal.did(
                     "cleared",
                     subject.task(),
@@ -114,7 +124,10 @@ impl Daemon {
                 );
                 Ok(cleared)
             }
-            Action::ClearLitter { run } => Ok(runs::clear_litter(&layout, run)?),
+            Action::ClearLitter { run } => {
+                kill_point::reach("litter:before");
+                Ok(runs::clear_litter(&layout, run)?)
+            }
             Action::RecordVerdict { run, verdict } => {
                 // Its writes must not be made twice, nor forgotten, after a power cut; without any, the same verdict follows again.
                 let has_writes = verdict.tasks.iter().any(|task| task.write.is_some());
@@ -123,12 +136,19 @@ impl Daemon {
                 } else {
                     Durability::Crash
                 };
+                kill_point::reach("verdict:before");
                 runs::write_verdict(&layout, run, verdict, durability)?;
+                kill_point::reach("verdict:durable");
                 self.finish(run, verdict).await
             }
             Action::FinishVerdict { run, verdict } => self.finish(run, verdict).await,
             Action::RecordMark { subject, mark } => self.mark(*subject, mark),
-            Action::ClearStop { subject } => remove(&layout, &Control::Stop(*subject)),
+            Action::ClearStop { subject } => {
+                kill_point::reach("stop:before-wish-removed");
+                let removed = remove(&layout, &Control::Stop(*subject))?;
+                kill_point::reach("stop:wish-removed");
+                Ok(removed)
+            }
             Action::PutBack { task, run } => {
                 let Some(key) = seen.tasks.get(task).map(crate::core::model::Task::key) else {
                     return Ok(false);
@@ -139,11 +159,13 @@ impl Daemon {
                 self.put_back(key, *run, &comment).await
             }
             Action::CreateFolder { task } => {
+                kill_point::reach("folder:before");
                 let path = layout.task_folder(*task);
                 std::fs::create_dir(&path).map_err(|source| Error::Io {
                     what: "cannot make a task's folder",
                     source,
                 })?;
+                kill_point::reach("folder:made");
                 Ok(true)
             }
         }
@@ -184,6 +206,7 @@ impl Daemon {
                 return Err(error.into());
             }
         };
+        kill_point::reach("launch:read-again");
         let layout = self.looker.layout.clone();
         let dir = launch.dir();
         // D1
@@ -192,9 +215,12 @@ impl Daemon {
         let spec = self.spec(launch, seen, looked, decided, detail.as_ref(), argv, &env);
         // D2
         runs::write_spec(&layout, &dir, &spec)?;
+        kill_point::reach("D3:before");
         // D3
         process::start_shim(&self.options.exe, &layout, &dir, lock, env).map_err(Error::Shim)?;
+        kill_point::reach("D3:started");
         self.journal.launched(&spec);
+        kill_point::reach("D3:told");
         Ok(true)
     }
 
@@ -352,7 +378,9 @@ impl Daemon {
             outcome: outcome.clone(),
             at: (&clock::now()).into(),
         };
+        kill_point::reach("stop:before");
         runs::write_ended(&self.looker.layout, dir, &ended)?;
+        kill_point::reach("stop:recorded");
         let id = dir.id;
         self.looker.memory.in_hand.insert(id);
         self.journal
@@ -371,6 +399,7 @@ impl Daemon {
                     end_shim(&shim).await;
                 }
             }
+            kill_point::reach("stop:done");
             done.send(Done {
                 run: id,
                 swept: false,
@@ -396,41 +425,49 @@ impl Daemon {
                 None => {}
             }
         }
+        kill_point::reach("finish:before");
         runs::finish(&self.looker.layout, dir, verdict)?;
         self.looker.memory.add_verdict(verdict);
         self.looker.memory.in_hand.remove(&dir.id);
         self.looker.memory.swept.remove(&dir.id);
         self.journal.judged(verdict);
+        kill_point::reach("verdict:done");
         Ok(true)
     }
 
     /// Working → idle, and `comment` once; whether it was done. The comment names the run and comes first, so that a repeat after
     /// a crash between the two finds it there. Nothing is said of a task that is not to be put back any more.
     async fn put_back(&self, key: TaskKey, run: RunId, comment: &str) -> Result<bool, Error> {
+        kill_point::reach("put-back:before");
         let Some((tinytask, found)) = self.present(key).await? else {
             return Ok(false);
         };
+        kill_point::reach("put-back:read-again");
         let is_left = found.task.status == TaskStatus::Working
             && found.open_subtasks == 0
             && !found.task.is_archived;
-        if !is_left {
+        if !is_left && !is_planted("blind-put-back") {
             return Ok(false);
         }
-        if !found.our_comments.contains(&run) {
+        if !found.our_comments.contains(&run) || is_planted("comment-twice") {
             tinytask.comment(key.id, comment).await?;
         }
+        kill_point::reach("put-back:commented");
         tinytask.put_back(key.id).await?;
+        kill_point::reach("put-back:done");
         Ok(true)
     }
 
     /// Says `comment` once.
     async fn say_once(&self, key: TaskKey, run: RunId, comment: &str) -> Result<(), Error> {
-        match self.present(key).await? {
-            Some((tinytask, found)) if !found.our_comments.contains(&run) => {
-                Ok(tinytask.comment(key.id, comment).await?)
-            }
-            _ => Ok(()),
+        kill_point::reach("park:before");
+        if let Some((tinytask, found)) = self.present(key).await?
+            && !found.our_comments.contains(&run)
+        {
+            tinytask.comment(key.id, comment).await?;
+            kill_point::reach("park:commented");
         }
+        Ok(())
     }
 
     /// The task as it is now; `None` when it is gone, or its number is another task's, in another database.
@@ -448,6 +485,7 @@ impl Daemon {
     }
 
     fn mark(&mut self, subject: RunSubject, mark: &Mark) -> Result<bool, Error> {
+        kill_point::reach("mark:before");
         let layout = self.looker.layout.clone();
         let mut marks = runs::read_marks(&layout, subject)?.unwrap_or_default();
         marks.format = FORMAT;
@@ -466,10 +504,13 @@ impl Daemon {
             }
         };
         runs::write_marks(&layout, subject, &marks)?;
+        kill_point::reach("mark:recorded");
         self.looker.memory.forget(subject);
         self.journal
             .did("mark", subject.task(), None, control.file_name());
-        remove(&layout, &control)
+        let removed = remove(&layout, &control)?;
+        kill_point::reach("mark:wish-removed");
+        Ok(removed)
     }
 }
 
@@ -487,6 +528,7 @@ async fn ask_shim(shim: &ProcessId, grace: Millis) -> bool {
         return true;
     };
     pidfd.signal(process::Signal::TERM).ok();
+    kill_point::reach("stop:asked-shim");
     let Ok(watched) = pidfd.watch() else {
         return false;
     };

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use camino::Utf8Path;
 
 use crate::core::model::Timestamp;
+use crate::edge::kill_point;
 
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +35,12 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
             .mode(mode)
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
             .open(&temporary)?;
+        kill_point::reach_writing(path, "opened");
         file.write_all(bytes)?;
+        kill_point::reach_writing(path, "written");
         if durability == Durability::PowerCut {
             file.sync_all()?;
+            kill_point::reach_writing(path, "synced");
         }
         std::fs::rename(&temporary, path)
     })();
@@ -44,10 +48,12 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
         std::fs::remove_file(&temporary).ok();
         return Err(error);
     }
+    kill_point::reach_writing(path, "renamed");
     if durability == Durability::PowerCut
         && let Some(dir) = path.parent()
     {
         File::open(dir)?.sync_all()?;
+        kill_point::reach_writing(path, "folder-synced");
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::core::model::{RunState, RunSubject, Timestamp};
 use crate::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
+use crate::edge::kill_point::{self, is_planted};
 
 mod past;
 
@@ -78,6 +79,7 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => return Err(io_error("create", &entry)(error)),
     };
+    kill_point::reach("D1:entry-made");
     if let Err(error) = DirBuilder::new().mode(0o755).create(&paths.dir) {
         if is_new_entry {
             std::fs::remove_file(&entry).ok();
@@ -90,10 +92,18 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
             io_error("create", &paths.dir)(error)
         });
     }
+    kill_point::reach("D1:folder-made");
     let path = paths.shim_lock();
     let lock = create_new(&path, 0o644).map_err(io_error("create", &path))?;
+    kill_point::reach("D1:lock-made");
+    if is_planted("no-lock") {
+        return Ok(lock.into());
+    }
     match files::try_lock(&lock) {
-        Ok(true) => Ok(lock.into()),
+        Ok(true) => {
+            kill_point::reach("D1:locked");
+            Ok(lock.into())
+        }
         Ok(false) => Err(Error::AlreadyThere {
             run: dir.id.to_string(),
         }),
@@ -236,10 +246,13 @@ pub fn is_own_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
 
 /// Removes the pid file if it is the run's own; `false` when it is another's, or gone.
 pub fn clear_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
-    if !is_own_pid_file(layout, dir)? {
+    if !is_own_pid_file(layout, dir)? && !is_planted("clear-any-pid-file") {
         return Ok(false);
     }
-    remove(&layout.pid_file(dir.id.subject))
+    kill_point::reach("pid-file:is-ours");
+    let removed = remove(&layout.pid_file(dir.id.subject))?;
+    kill_point::reach("pid-file:removed");
+    Ok(removed)
 }
 
 /// Removes a stranger's pid file if it is still the one that was looked at.
@@ -256,6 +269,7 @@ pub fn clear_stranger(
     let found = files::identity(&path).map_err(io_error("look at", &path))?;
     let is_same = found.is_some_and(|(_, found)| found == inode);
     if is_same && files::modified(&path) == Some(modified) {
+        kill_point::reach("stranger:is-same");
         remove(&path)
     } else {
         Ok(false)
@@ -371,6 +385,7 @@ pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {
             remove(&paths.dir.join(name))?;
+            kill_point::reach("litter:file-removed");
         }
     }
     match std::fs::remove_dir(&paths.dir) {
@@ -378,7 +393,9 @@ pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
         Err(error) if files::is_absent(&error) => {}
         Err(error) => return Err(io_error("remove", &paths.dir)(error)),
     }
+    kill_point::reach("litter:folder-removed");
     remove(&layout.live_entry(dir))?;
+    kill_point::reach("litter:entry-removed");
     Ok(true)
 }
 

@@ -12,7 +12,7 @@ use super::agent::Gated;
 use super::sweep;
 use crate::core::model::{Millis, Outcome, StoppedBy};
 use crate::core::record::Limits;
-use crate::edge::clock;
+use crate::edge::{clock, kill_point};
 
 /// How often output.log's size is looked at.
 const LOG_LOOK: Millis = Millis::secs(5);
@@ -66,6 +66,7 @@ pub(super) fn wait(
                 if let Some(cause) = cause {
                     // Its child is not collected, so the number is its own; and so below.
                     kill(gated.pid, Signal::SIGINT).ok();
+                    kill_point::reach("stop:told-agent");
                     let term = Millis(now.0.saturating_add(limits.grace.0));
                     ladder = Some(Ladder {
                         cause,

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 
+use camino::Utf8PathBuf;
+
 use super::{Stat, TOKEN_VARIABLE, exists, stat};
 use crate::core::Alive;
 use crate::core::layout::{Layout, RunDir};
@@ -34,7 +36,13 @@ pub struct DeadShim<'a> {
 pub fn leftovers(layout: &Layout, runs: &[DeadShim<'_>]) -> Vec<Option<Alive>> {
     let questions: Vec<Question<'_>> = runs.iter().map(|run| Question::new(layout, run)).collect();
     let is_scan_needed = questions.iter().any(|question| question.answered.is_none());
-    let seen = is_scan_needed.then(|| Seen::look(&questions));
+    let mut seen = is_scan_needed.then(|| Seen::look(&questions));
+    // A holder that handed its lock to a child and died while the list was read is found by a second reading.
+    if let Some(first) = &seen
+        && (0..questions.len()).any(|at| first.hides_holder(at, &questions[at]))
+    {
+        seen = Some(Seen::look(&questions));
+    }
     questions
         .into_iter()
         .enumerate()
@@ -54,6 +62,7 @@ struct Question<'a> {
     agent: Option<ProcessId>,
     /// Device and inode of its agent.lock, when somebody holds that.
     lock: Option<(u64, u64)>,
+    lock_path: Utf8PathBuf,
     /// Whose processes its agents are: the owner of the run directory.
     owner: Option<u32>,
     answered: Option<Option<Alive>>,
@@ -105,6 +114,7 @@ impl<'a> Question<'a> {
             run,
             agent,
             lock,
+            lock_path,
             owner: std::fs::symlink_metadata(&paths.dir)
                 .ok()
                 .map(|meta| meta.uid()),
@@ -116,8 +126,10 @@ impl<'a> Question<'a> {
 /// One process, with which runs it is certainly of.
 struct Examined {
     stat: Stat,
-    /// Per question: it holds the lock or carries the token.
-    is_certain: Vec<bool>,
+    /// Per question: it holds the lock.
+    holds_lock: Vec<bool>,
+    /// Per question: it carries the token.
+    has_token: Vec<bool>,
     /// It may carry a token, but its environment cannot be read.
     is_hidden: bool,
 }
@@ -125,6 +137,8 @@ struct Examined {
 /// All processes, as one scan saw them.
 struct Seen {
     processes: Vec<Examined>,
+    /// What this process itself holds, as a bash that started it passes its lock on.
+    own_locks: Vec<(u64, u64)>,
     /// This user does not even see that others' processes are there (the hidepid option of proc(5)).
     hides_others: bool,
 }
@@ -141,11 +155,31 @@ impl Seen {
             .collect();
         Self {
             processes,
+            own_locks: if wants_locks {
+                held_files(own)
+            } else {
+                Vec::new()
+            },
             hides_others: !matches!(stat(1), Ok(Some(_))),
         }
     }
 
+    /// Somebody holds the run's lock, and nobody who can be seen does: it lives where this process cannot look (a container's pid
+    /// namespace, another user's program). A held lock proves life.
+    fn hides_holder(&self, at: usize, question: &Question<'_>) -> bool {
+        let Some(lock) = question.lock else {
+            return false;
+        };
+        let is_seen = self.processes.iter().any(|process| process.holds_lock[at])
+            || self.own_locks.contains(&lock);
+        // Asked again, as the holder may have ended meanwhile.
+        !is_seen && files::is_held_at(&question.lock_path).unwrap_or(true)
+    }
+
     fn answer(&self, at: usize, question: &Question<'_>) -> Option<Alive> {
+        if self.hides_holder(at, question) {
+            return None;
+        }
         let viewer = rustix::process::geteuid().as_raw();
         if self.hides_others && question.owner != Some(viewer) {
             return None;
@@ -167,7 +201,8 @@ impl Seen {
         };
         let is_certain = |process: &Examined| {
             let id = process.stat.id();
-            process.is_certain[at]
+            process.holds_lock[at]
+                || process.has_token[at]
                 || question.agent.as_ref() == Some(&id)
                 || question.run.known.contains(&id)
         };
@@ -214,14 +249,15 @@ fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examine
         Vec::new()
     };
     Examined {
-        is_certain: questions
-            .iter()
+        holds_lock: (questions.iter())
+            .map(|question| question.lock.is_some_and(|lock| locks.contains(&lock)))
+            .collect(),
+        has_token: (questions.iter())
             .map(|question| {
                 question
                     .run
                     .token
                     .is_some_and(|token| tokens.contains(&token))
-                    || question.lock.is_some_and(|lock| locks.contains(&lock))
             })
             .collect(),
         is_hidden,

@@ -21,12 +21,14 @@ pub use rustix::process::Signal;
 use crate::core::StrangerKind;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, ProcessId, Timestamp};
-use crate::edge::clock;
+use crate::edge::{clock, kill_point};
 
+mod environment;
 mod leftovers;
 mod stat;
 mod stop;
 
+pub use environment::Environment;
 pub use leftovers::{DeadShim, leftovers};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
@@ -55,7 +57,8 @@ pub fn own() -> ProcessId {
 
 /// Does it live? A zombie does not. Only within one boot: the caller compares boot ids.
 pub fn is_alive(process: &ProcessId) -> bool {
-    identity(process.pid).as_ref() == Some(process)
+    let found = identity(process.pid);
+    found.as_ref() == Some(process) || (found.is_some() && kill_point::is_planted("any-pid"))
 }
 
 /// Is it stopped (SIGSTOP, or by a debugger)? A stopped shim enforces no limit.
@@ -75,6 +78,12 @@ pub fn cmdline(pid: i32) -> Vec<String> {
         .split_inclusive(|&byte| byte == 0)
         .map(|arg| String::from_utf8_lossy(arg.strip_suffix(b"\0").unwrap_or(arg)).into_owned())
         .collect()
+}
+
+/// Was the file it was started from replaced or removed since (proc_pid_exe(5))? False where that cannot be seen.
+pub fn is_program_replaced(process: &ProcessId) -> bool {
+    let link = std::fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+    link.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") && is_alive(process)
 }
 
 /// CPU time of it and of the children it waited for, and its resident memory in kB.

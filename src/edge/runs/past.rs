@@ -12,7 +12,7 @@ use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{FileKey, Millis, RunSubject, TaskId, Timestamp};
 use crate::core::record::VerdictRecord;
-use crate::edge::files;
+use crate::edge::{files, kill_point};
 
 /// How far back [`finish`] looks for the line of a run whose finishing was cut short.
 const TAIL: usize = 100;
@@ -33,6 +33,7 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(io_error("link", &link)(error)),
         }
+        kill_point::reach("finish:linked");
     }
     let path = layout.history();
     let is_written = tail(&path, TAIL)?
@@ -47,7 +48,9 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         } else {
             format!("\n{line}")
         };
+        kill_point::reach("finish:before-history");
         files::append_line(&path, &line, 0o644).map_err(io_error("append to", &path))?;
+        kill_point::reach("finish:history-told");
     }
     // What killed writers left behind: nobody writes a record of this run any more, and nobody but its caller the marks.
     for folder in [layout.run(dir).dir, layout.subject_runs(dir.id.subject)] {
@@ -55,7 +58,9 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
             remove(&folder.join(name))?;
         }
     }
+    kill_point::reach("finish:half-written-gone");
     remove(&layout.live_entry(dir))?;
+    kill_point::reach("finish:entry-removed");
     Ok(())
 }
 
@@ -245,7 +250,9 @@ pub fn prune(
                 .or_else(|| age(&paths.dir, now))
                 .is_some_and(|age| age > keep);
             if (place < beyond || is_old) && !live.contains(dir) {
+                kill_point::reach("prune:before-run");
                 std::fs::remove_dir_all(&paths.dir).map_err(io_error("remove", &paths.dir))?;
+                kill_point::reach("prune:run-gone");
                 gone += 1;
             }
         }
@@ -258,6 +265,7 @@ pub fn prune(
         // Marks say nothing once no run is left for them to be about. rmdir(2) refuses a folder that holds anything else.
         if subject.task().is_some() && names(&folder)? == ["marks.json"] {
             remove(&layout.marks(subject))?;
+            kill_point::reach("prune:marks-gone");
         }
         std::fs::remove_dir(&folder).ok();
     }

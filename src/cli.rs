@@ -119,6 +119,11 @@ ok: [{area, well}]}; `mend` is a command for a shell, or null; keys are added, n
 A live daemon is judged by its own environment (names of variables only), else this one counts."
     )]
     Doctor(Doctor),
+    /// Try this disk, measure, and kill at random for a minute: nothing may be lost or run twice
+    #[command(before_help = "Examples:
+  calypso-watch selftest                      on the base path's disk; leaves nothing behind
+  calypso-watch selftest --base-path /srv/team --minutes 10")]
+    Selftest(Selftest),
     /// Print a completion script for a shell
     Completions {
         /// Which one
@@ -454,6 +459,25 @@ pub struct Demo {
 /// `doctor`
 #[derive(Debug, Args)]
 pub struct Doctor {
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `selftest`
+#[derive(Debug, Args)]
+pub struct Selftest {
+    /// How long to kill daemons, shims, agents and the built-in tinytask; 0 only looks and measures
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    pub minutes: f64,
+    /// Chooses victims and moments as the run before that printed it [default: another each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// One JSON object
     #[arg(long)]
     pub json: bool,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["main"],
     &["commands", "report", "cli"],
-    &["look", "daemon", "shim", "taskd"],
+    &["look", "daemon", "selftest", "shim", "taskd"],
     &["edge", "view"],
     &["core"],
 ];

@@ -119,6 +119,10 @@ fn name(subject: &Subject) -> String {
     }
 }
 
+/// How often, and how long apart, a lock is tried again whose daemon is dead.
+const PASSING_TRIES: u32 = 400;
+const PASSING_TRY: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// The lock, held.
 pub struct Lock {
     file: File,
@@ -159,7 +163,17 @@ impl Lock {
             .open(&path)
             .map_err(write)?;
         kill_point::reach("daemon:lock-opened");
-        if !files::try_lock(&file).map_err(write)? {
+        let mut has_it = files::try_lock(&file).map_err(write)?;
+        for _ in 0..PASSING_TRIES {
+            // Interleaving survived: a daemon is killed while it starts a shim. Its child has a copy of the lock until it execs, so
+            // that the next daemon, started at once, finds the lock held, by nobody who would be watching.
+            if has_it || read(layout).is_some_and(|holder| process::is_alive(&holder.process)) {
+                break;
+            }
+            std::thread::sleep(PASSING_TRY);
+            has_it = files::try_lock(&file).map_err(write)?;
+        }
+        if !has_it {
             let holder = read(layout);
             let up = holder
                 .as_ref()
@@ -323,4 +337,46 @@ pub fn running(layout: &Layout) -> Result<LockRecord, Option<crate::core::model:
         return Ok(record);
     }
     Err(files::modified(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A base path whose lock somebody holds, and that names this process as the daemon.
+    fn held() -> (tempfile::TempDir, Layout, Lock) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let base = camino::Utf8Path::from_path(folder.path()).expect("a UTF-8 name");
+        let layout = Layout::new(base);
+        std::fs::create_dir(layout.state()).expect("a folder");
+        let lock = Lock::take(&layout).expect("nobody has it");
+        (folder, layout, lock)
+    }
+
+    #[test]
+    fn a_daemon_that_lives_is_not_waited_for() {
+        let (_folder, layout, _lock) = held();
+        assert!(matches!(
+            Lock::take(&layout),
+            Err(Error::AlreadyRunning { pid, .. }) if pid == process::own().pid
+        ));
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_daemons_child_is_about_to_drop_is_waited_for() {
+        let (_folder, layout, mut lock) = held();
+        // The daemon that took it is dead; its copy lives on elsewhere.
+        let mut record = read(&layout).expect("it has just been written");
+        record.process.start += 1;
+        let text = serde_json::to_string(&record).expect("it was read");
+        lock.file.set_len(0).expect("it is ours");
+        lock.file.seek(SeekFrom::Start(0)).expect("a file");
+        lock.file.write_all(text.as_bytes()).expect("a file");
+        let passing = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            drop(lock);
+        });
+        assert!(Lock::take(&layout).is_ok());
+        passing.join().expect("it only sleeps");
+    }
 }

@@ -27,6 +27,12 @@ pub fn boot() -> Millis {
     Millis((now.tv_sec * 1000 + now.tv_nsec / 1_000_000) as u64)
 }
 
+/// CLOCK_BOOTTIME in microseconds: for measuring between two processes.
+pub fn boot_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec * 1_000_000 + now.tv_nsec / 1000) as u64
+}
+
 /// CLOCK_MONOTONIC, for measuring how long something of ours took.
 pub fn monotonic() -> std::time::Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

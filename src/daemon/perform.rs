@@ -5,8 +5,8 @@ use tracing::warn;
 use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
-    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, TaskKey, TaskStatus,
+    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunMark, RunState,
+    RunSubject, StoppedBy, TaskKey, TaskStatus,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
@@ -128,12 +128,18 @@ impl Daemon {
             Action::RecordMark { subject, mark } => self.mark(*subject, mark),
             Action::ClearStop { subject } => remove(&layout, &Control::Stop(*subject)),
             Action::PutBack { task, run } => {
-                let Some(key) = seen.tasks.get(task).map(crate::core::model::Task::key) else {
+                let Some(task) = seen.tasks.get(task) else {
                     return Ok(false);
                 };
+                let (key, queue) = (task.key(), task.queue());
+                let token = queue.and_then(|queue| {
+                    let dir = RunDir { id: *run, queue };
+                    Some(runs::read_spec(&layout, &dir).ok()??.token)
+                });
+                let mark = RunMark::new(*run, &token.unwrap_or_default());
                 let text = "its agent is gone";
                 let comment =
-                    format!("calypso-watch put this task back to idle: {text} (run {run}).");
+                    format!("calypso-watch put this task back to idle: {text} (run {mark}).");
                 self.put_back(key, *run, &comment).await
             }
             Action::CreateFolder { task } => {
@@ -192,7 +198,12 @@ impl Daemon {
         self.looker.memory.forget(launch.subject);
         let spec = self.spec(launch, seen, looked, decided, detail.as_ref(), argv, &env);
         // D2
-        runs::write_spec(&layout, &dir, &spec)?;
+        if let Err(error) = runs::write_spec(&layout, &dir, &spec) {
+            if let runs::Error::TooLarge { .. } = error {
+                self.stuck.insert(launch.queue.clone(), chain(&error));
+            }
+            return Err(error.into());
+        }
         // D3
         process::start_shim(&self.options.exe, &layout, &dir, lock, env).map_err(Error::Shim)?;
         self.journal.launched(&spec);
@@ -405,7 +416,7 @@ impl Daemon {
         if !is_left {
             return Ok(false);
         }
-        if !found.our_comments.contains(&run) {
+        if !is_said(&found, run, comment) {
             tinytask.comment(key.id, comment).await?;
         }
         tinytask.put_back(key.id).await?;
@@ -415,7 +426,7 @@ impl Daemon {
     /// Says `comment` once.
     async fn say_once(&self, key: TaskKey, run: RunId, comment: &str) -> Result<(), Error> {
         match self.present(key).await? {
-            Some((tinytask, found)) if !found.our_comments.contains(&run) => {
+            Some((tinytask, found)) if !is_said(&found, run, comment) => {
                 Ok(tinytask.comment(key.id, comment).await?)
             }
             _ => Ok(()),
@@ -460,6 +471,13 @@ impl Daemon {
             .did("mark", subject.task(), None, control.file_name());
         remove(&layout, &control)
     }
+}
+
+/// Has `run` said this on the task already? By the mark in the comment, as numbers of runs come again.
+fn is_said(found: &FoundDetail, run: RunId, comment: &str) -> bool {
+    let marks = RunMark::all_in(comment);
+    let ours = marks.iter().find(|mark| mark.run == run);
+    ours.is_some_and(|ours| found.our_comments.iter().any(|known| known.is_same(ours)))
 }
 
 fn remove(layout: &crate::core::layout::Layout, control: &Control) -> Result<bool, Error> {

@@ -201,7 +201,7 @@ fn the_last_attempt_parks_and_only_failures_of_the_task_are_attempts() {
         panic!("parked: {verdict:?}");
     };
     assert!(comment.contains("calypso-watch retry 1"), "{comment}");
-    assert!(comment.contains("(run 1/1)"), "{comment}");
+    assert!(comment.contains("(run 1/1 toke)"), "{comment}");
     assert!(
         comment.contains(".calypso/runs/task_1/0001-coder/output.log"),
         "{comment}"

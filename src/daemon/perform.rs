@@ -150,13 +150,14 @@ impl Daemon {
                 Ok(removed)
             }
             Action::PutBack { task, run } => {
-                let Some(key) = seen.tasks.get(task).map(crate::core::model::Task::key) else {
+                let Some(left) = seen.tasks.get(task) else {
                     return Ok(false);
                 };
                 let text = "its agent is gone";
                 let comment =
                     format!("calypso-watch put this task back to idle: {text} (run {run}).");
-                self.put_back(key, *run, &comment).await
+                let queue = left.assigned_to.as_deref();
+                self.put_back(left.key(), queue, *run, &comment).await
             }
             Action::CreateFolder { task } => {
                 kill_point::reach("folder:before");
@@ -411,15 +412,16 @@ impl Daemon {
 
     /// Everything after a verdict is durable. Each step bears being repeated, so a daemon killed in here goes on where it was.
     async fn finish(&mut self, dir: &RunDir, verdict: &VerdictRecord) -> Result<bool, Error> {
+        let queue = Some(verdict.queue.as_str());
         for task in &verdict.tasks {
             match &task.write {
                 Some(Write::PutBack { comment }) => {
-                    self.put_back(task.key, verdict.run, comment).await?;
+                    self.put_back(task.key, queue, verdict.run, comment).await?;
                 }
                 Some(Write::Park { comment, put_back }) => {
-                    self.say_once(task.key, verdict.run, comment).await?;
+                    self.say_once(task.key, queue, verdict.run, comment).await?;
                     if *put_back {
-                        self.put_back(task.key, verdict.run, comment).await?;
+                        self.put_back(task.key, queue, verdict.run, comment).await?;
                     }
                 }
                 None => {}
@@ -436,14 +438,22 @@ impl Daemon {
     }
 
     /// Working → idle, and `comment` once; whether it was done. The comment names the run and comes first, so that a repeat after
-    /// a crash between the two finds it there. Nothing is said of a task that is not to be put back any more.
-    async fn put_back(&self, key: TaskKey, run: RunId, comment: &str) -> Result<bool, Error> {
+    /// a crash between the two finds it there. Nothing is said of a task that is not to be put back any more, as somebody may have
+    /// completed it, or taken it to another `queue`, while the verdict waited for a daemon.
+    async fn put_back(
+        &self,
+        key: TaskKey,
+        queue: Option<&str>,
+        run: RunId,
+        comment: &str,
+    ) -> Result<bool, Error> {
         kill_point::reach("put-back:before");
         let Some((tinytask, found)) = self.present(key).await? else {
             return Ok(false);
         };
         kill_point::reach("put-back:read-again");
         let is_left = found.task.status == TaskStatus::Working
+            && found.task.assigned_to.as_deref() == queue
             && found.open_subtasks == 0
             && !found.task.is_archived;
         if !is_left && !is_planted("blind-put-back") {
@@ -458,11 +468,19 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Says `comment` once.
-    async fn say_once(&self, key: TaskKey, run: RunId, comment: &str) -> Result<(), Error> {
+    /// Says `comment` once, while the task is what that is about: open, and in this queue.
+    async fn say_once(
+        &self,
+        key: TaskKey,
+        queue: Option<&str>,
+        run: RunId,
+        comment: &str,
+    ) -> Result<(), Error> {
         kill_point::reach("park:before");
         if let Some((tinytask, found)) = self.present(key).await?
             && !found.our_comments.contains(&run)
+            && found.task.is_open()
+            && found.task.assigned_to.as_deref() == queue
         {
             tinytask.comment(key.id, comment).await?;
             kill_point::reach("park:commented");

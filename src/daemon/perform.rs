@@ -547,10 +547,11 @@ impl Daemon {
         std::fs::symlink_metadata(path).is_ok()
     }
 
-    /// Says `comment` once, while the task is where it was parked.
+    /// Says `comment` once, while the task is open and where it was parked.
     async fn say_once(&self, left: Left<'_>, comment: &str) -> Result<(), Error> {
         kill_point::reach("park:before");
         if let Some((tinytask, found)) = self.present(left.key).await?
+            && found.task.is_open()
             && found.task.assigned_to.as_deref() == Some(left.queue)
             && !is_said(&found, left.run, comment)
         {

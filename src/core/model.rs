@@ -333,6 +333,68 @@ impl TryFrom<String> for RunId {
     }
 }
 
+/// How a comment names the run it speaks for: `42/2 3f9c`. Numbers begin anew where old runs were forgotten or `.calypso` was
+/// removed, and then the first digits of the token tell the two apart; comments of older versions have none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunMark {
+    pub run: RunId,
+    pub token: Option<String>,
+}
+
+impl RunMark {
+    /// Digits of the token: one run in 65,536 is taken for another of its number.
+    const DIGITS: usize = 4;
+
+    /// Of the run with this token; an empty one is not known.
+    pub fn new(run: RunId, token: &str) -> Self {
+        let digits: String = token.chars().take(Self::DIGITS).collect();
+        Self {
+            run,
+            token: (!digits.is_empty()).then_some(digits),
+        }
+    }
+
+    /// Each `(run 42/2 3f9c)` or `(run 42/2)` in a comment.
+    pub fn all_in(text: &str) -> Vec<Self> {
+        text.split("(run ")
+            .skip(1)
+            .filter_map(|rest| Self::parse(rest.split_once(')')?.0))
+            .collect()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (run, token) = match text.split_once(' ') {
+            Some((run, token)) => (run, Some(token.to_owned())),
+            None => (text, None),
+        };
+        let is_hex = |token: &String| {
+            token.len() == Self::DIGITS && token.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        let run = run.parse().ok()?;
+        (token.as_ref().is_none_or(is_hex)).then_some(Self { run, token })
+    }
+
+    /// Do both name the same run, as far as they tell?
+    pub fn is_same(&self, other: &Self) -> bool {
+        let differ = |(a, b): (&String, &String)| a != b;
+        self.run == other.run
+            && !self
+                .token
+                .as_ref()
+                .zip(other.token.as_ref())
+                .is_some_and(differ)
+    }
+}
+
+impl fmt::Display for RunMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.token {
+            Some(token) => write!(f, "{} {token}", self.run),
+            None => write!(f, "{}", self.run),
+        }
+    }
+}
+
 /// What tinytask says of a task's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -425,8 +487,8 @@ pub struct FoundDetail {
     pub task: Task,
     /// Highest comment id by anybody but calypso-watch; 0 when there is none.
     pub last_comment: i64,
-    /// Of the comments calypso-watch wrote: the run each names (`(run 42/2)`), so that none is written twice.
-    pub our_comments: Vec<RunId>,
+    /// Of the comments calypso-watch wrote: the run each names, so that none is written twice.
+    pub our_comments: Vec<RunMark>,
     /// Subtasks that are not complete and not archived.
     pub open_subtasks: u32,
 }
@@ -606,5 +668,24 @@ mod tests {
         let earlier = moment(100_000, "the one before", 50_000);
         assert_eq!(earlier.left_of(span, &now(110_000, 5_000)), Millis(20_000));
         assert_eq!(earlier.age(&now(110_000, 5_000)), Millis(10_000));
+    }
+
+    #[test]
+    fn a_run_whose_number_comes_again_is_told_by_its_token() {
+        let run: RunId = "42/1".parse().expect("a run");
+        let ours = RunMark::new(run, "3f9c0000000000000000000000000000");
+        let said =
+            format!("calypso-watch parked this task: 3 attempts (run {ours}). Log: x (run x)");
+        assert!(said.contains("(run 42/1 3f9c)"), "{said}");
+        let [found] = &RunMark::all_in(&said)[..] else {
+            panic!("{said}");
+        };
+        assert!(found.is_same(&ours));
+        // The same number, after `.calypso` was removed.
+        assert!(!found.is_same(&RunMark::new(run, "77aa0000")));
+        // An older version's comment names no token: it is taken for this run's.
+        assert!(RunMark::all_in("put back (run 42/1).")[0].is_same(&ours));
+        assert!(!RunMark::all_in("put back (run 42/2).")[0].is_same(&ours));
+        assert_eq!(RunMark::all_in("(run 42/1 nohex) (run 42/1 3f9c7)"), []);
     }
 }

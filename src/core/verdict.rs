@@ -4,8 +4,8 @@
 //! the folder are asked instead, and what they say afterwards is compared with the baseline of the launch.
 
 use crate::core::model::{
-    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunState, RunSubject, Task, TaskId,
-    TaskKey, TaskStatus,
+    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunMark, RunState, RunSubject, Task,
+    TaskId, TaskKey, TaskStatus,
 };
 use crate::core::policy::LATE_AFTER;
 use crate::core::record::{
@@ -379,10 +379,11 @@ impl Case<'_> {
             return;
         }
         let run = self.run.dir.id;
+        let mark = RunMark::new(run, &self.spec.token);
         if counts && task.attempt >= self.max_attempts {
             let attempts = task.attempt;
             let comment = format!(
-                "calypso-watch parked this task: {attempts} attempts in {queue} failed, the last one: {reason} (run {run}). \
+                "calypso-watch parked this task: {attempts} attempts in {queue} failed, the last one: {reason} (run {mark}). \
                  Log: .calypso/runs/{subject}/{dir}/output.log. It is started again after `calypso-watch retry {id}`, or when its \
                  title, description, priority, assignee, tags or blocker change, or somebody comments on it.",
                 queue = self.run.dir.queue,
@@ -396,7 +397,7 @@ impl Case<'_> {
             });
         } else if left_working && !self.has_company {
             let comment = format!(
-                "calypso-watch put this task back to idle: its agent is gone, {reason} (run {run})."
+                "calypso-watch put this task back to idle: its agent is gone, {reason} (run {mark})."
             );
             task.write = Some(Write::PutBack { comment });
         }

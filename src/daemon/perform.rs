@@ -5,8 +5,8 @@ use tracing::warn;
 use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
-    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, TaskId, TaskKey, TaskStatus, Timestamp,
+    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunMark, RunState,
+    RunSubject, StoppedBy, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
@@ -168,6 +168,11 @@ impl Daemon {
                 let Some(task) = seen.tasks.get(task) else {
                     return Ok(false);
                 };
+                let token = task.queue().and_then(|queue| {
+                    let dir = RunDir { id: *run, queue };
+                    Some(runs::read_spec(&layout, &dir).ok()??.token)
+                });
+                let mark = RunMark::new(*run, &token.unwrap_or_default());
                 let left = Left {
                     key: task.key(),
                     queue: task.assigned_to.as_deref().unwrap_or_default(),
@@ -176,7 +181,7 @@ impl Daemon {
                 };
                 let text = "its agent is gone";
                 let comment =
-                    format!("calypso-watch put this task back to idle: {text} (run {run}).");
+                    format!("calypso-watch put this task back to idle: {text} (run {mark}).");
                 self.put_back(left, &comment).await
             }
             Action::CreateFolder { task } => {
@@ -259,7 +264,12 @@ impl Daemon {
         self.looker.memory.forget(launch.subject);
         let spec = self.spec(launch, seen, looked, decided, detail.as_ref(), argv, &env);
         // D2
-        runs::write_spec(&layout, &dir, &spec)?;
+        if let Err(error) = runs::write_spec(&layout, &dir, &spec) {
+            if let runs::Error::TooLarge { .. } = error {
+                self.stuck.insert(launch.queue.clone(), chain(&error));
+            }
+            return Err(error.into());
+        }
         kill_point::reach("D3:before");
         // D3
         let started = process::start_shim(&self.options.exe, &layout, &dir, lock, env);
@@ -522,7 +532,7 @@ impl Daemon {
         if !is_left && !is_planted("blind-put-back") {
             return Ok(false);
         }
-        if !found.our_comments.contains(&left.run) || is_planted("comment-twice") {
+        if !is_said(&found, left.run, comment) || is_planted("comment-twice") {
             tinytask.comment(left.key.id, comment).await?;
         }
         kill_point::reach("put-back:commented");
@@ -542,7 +552,7 @@ impl Daemon {
         kill_point::reach("park:before");
         if let Some((tinytask, found)) = self.present(left.key).await?
             && found.task.assigned_to.as_deref() == Some(left.queue)
-            && !found.our_comments.contains(&left.run)
+            && !is_said(&found, left.run, comment)
         {
             tinytask.comment(left.key.id, comment).await?;
             kill_point::reach("park:commented");
@@ -592,6 +602,13 @@ impl Daemon {
         kill_point::reach("mark:wish-removed");
         Ok(removed)
     }
+}
+
+/// Has `run` said this on the task already? By the mark in the comment, as numbers of runs come again.
+fn is_said(found: &FoundDetail, run: RunId, comment: &str) -> bool {
+    let marks = RunMark::all_in(comment);
+    let ours = marks.iter().find(|mark| mark.run == run);
+    ours.is_some_and(|ours| found.our_comments.iter().any(|known| known.is_same(ours)))
 }
 
 fn remove(layout: &crate::core::layout::Layout, control: &Control) -> Result<bool, Error> {

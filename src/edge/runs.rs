@@ -27,8 +27,11 @@ mod past;
 
 pub use past::{finish, history, list_runs, prune, recent, subjects};
 
-/// No record is near this size; a larger file is not one.
-const RECORD_LIMIT: u64 = 16 << 20;
+/// What is larger is no record: [`read`] does not take it, and so [`write`] refuses it. A run over
+/// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
+const RECORD_LIMIT: u64 = 128 << 20;
+/// Records beyond this size are written without line breaks: nobody reads them with `cat`.
+const PRETTY_LIMIT: usize = 1 << 20;
 
 /// What went wrong with a run's directory or records.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,9 @@ pub enum Error {
         "record of run `{run}` was written by a newer calypso-watch (format {format}, this one reads up to {FORMAT})"
     )]
     Newer { run: String, format: u32 },
+    /// It could not be read again.
+    #[error("`{path}` would be {} MiB, more than a record may have", bytes >> 20)]
+    TooLarge { path: Utf8PathBuf, bytes: u64 },
     #[error("cannot {deed} `{path}`")]
     Io {
         deed: &'static str,
@@ -55,6 +61,9 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Newer { .. } => Some("use the newer calypso-watch, or another base path"),
+            Self::TooLarge { .. } => {
+                Some("complete or archive tasks of the queue, or move requests out of inbound/")
+            }
             Self::AlreadyThere { .. } | Self::Io { .. } => None,
         }
     }
@@ -556,13 +565,21 @@ fn names(dir: &Utf8Path) -> Result<Vec<String>, Error> {
 }
 
 fn write<T: Serialize>(path: &Utf8Path, record: &T, durability: Durability) -> Result<(), Error> {
-    let written = serde_json::to_vec_pretty(record)
-        .map_err(io::Error::from)
-        .and_then(|mut bytes| {
-            bytes.push(b'\n');
-            files::replace(path, &bytes, 0o644, durability)
-        });
-    written.map_err(io_error("write", path))
+    let written = (|| {
+        let mut bytes = serde_json::to_vec(record)?;
+        if bytes.len() <= PRETTY_LIMIT {
+            bytes = serde_json::to_vec_pretty(record)?;
+        }
+        bytes.push(b'\n');
+        Ok(bytes)
+    })();
+    let bytes = written.map_err(io_error("write", path))?;
+    let size = bytes.len() as u64;
+    if size > RECORD_LIMIT {
+        let path = path.to_owned();
+        return Err(Error::TooLarge { path, bytes: size });
+    }
+    files::replace(path, &bytes, 0o644, durability).map_err(io_error("write", path))
 }
 
 fn read<T: DeserializeOwned>(

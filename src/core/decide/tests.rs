@@ -1131,3 +1131,19 @@ fn a_providers_hold_ends_and_its_probe_is_known_after_a_reboot_with_the_clock_ah
     });
     assert_eq!(probe, Some(Some(run_id("1/2"))));
 }
+
+#[test]
+fn requests_beyond_what_a_record_can_tell_of_wait_for_the_run_after() {
+    let mut world = world();
+    for n in 0..30 {
+        world = world.drop(&format!("{n:02}{}", "x".repeat(1 << 20)));
+    }
+    let decided = given(world).at(0).then(["launch inbound/1 dispatcher"]);
+    let Some(Action::Launch(launch)) = decided.decision.actions.first() else {
+        panic!("a launch");
+    };
+    let (n, holds) = (launch.files.len(), &decided.decision.holds);
+    assert!(n > 20 && n < 30, "{n}");
+    assert_eq!(holds.len(), 30 - n);
+    assert!(holds.iter().all(|(_, hold)| *hold == slot_of("inbound/1")));
+}

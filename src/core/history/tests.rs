@@ -179,7 +179,7 @@ fn what_the_machine_ended_on_its_way_down_goes_on_by_itself() {
         verdicts: vec![left],
         ..History::default()
     };
-    let standing = FileStanding::of(&history, &file("a.md"), &now(9999));
+    let standing = file_standing(&history, &file("a.md"), 9999);
     assert_eq!((standing.hold, standing.attempts), (None, 0));
 }
 

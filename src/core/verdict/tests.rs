@@ -15,14 +15,14 @@ use crate::core::{StrangerKind, Tinytask};
 const BY: StoppedBy = StoppedBy { uid: 7, pid: None };
 
 /// Run 1/1 of coder is over, and tinytask tells all of task 1.
-fn over(outcome: Outcome, change: impl FnOnce(&mut crate::core::model::Task)) -> World {
+fn over(outcome: Outcome, change: impl FnOnce(&mut Task)) -> World {
     world()
         .run(ended("1/1", "coder", outcome))
         .task_but(1, "coder", change)
         .detail(1, 3)
 }
 
-fn working(task: &mut crate::core::model::Task) {
+fn working(task: &mut Task) {
     task.status = TaskStatus::Working;
     task.updated_at = time(-50);
 }
@@ -153,7 +153,7 @@ fn each_outcome_of_a_task_left_working_has_its_class() {
         let put_back = "judge 1/1: #1 left working + put back";
         judged(over(outcome, working), put_back)
     };
-    use FailureClass::{Environment, Ours, Task};
+    use FailureClass::{Ours, Task};
     assert_eq!(class(Outcome::Exited(1)), fails(Task, "left it working"));
     assert_eq!(
         class(Outcome::Signaled(11)),
@@ -238,7 +238,7 @@ fn the_last_attempt_parks_and_only_failures_of_the_task_are_attempts() {
         panic!("parked: {verdict:?}");
     };
     assert!(comment.contains("calypso-watch retry 1"), "{comment}");
-    assert!(comment.contains("(run 1/1)"), "{comment}");
+    assert!(comment.contains("(run 1/1 toke)"), "{comment}");
     assert!(
         comment.contains(".calypso/runs/task_1/0001-coder/output.log"),
         "{comment}"
@@ -271,7 +271,7 @@ fn a_verdict_is_late_when_tinytask_was_away_during_the_run_or_long_after_it() {
 
 #[test]
 fn an_agent_that_took_another_task_than_the_named_one_is_judged_by_that() {
-    let other = |change: fn(&mut crate::core::model::Task)| {
+    let other = |change: fn(&mut Task)| {
         over(Outcome::Exited(0), |_| {})
             .task_but(2, "coder", change)
             .but(|seen| spec(seen).baseline.tasks.push(before(key(2))))

@@ -171,6 +171,8 @@ fn last(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
 /// lines for one verdict one counts.
 fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     const BLOCK: u64 = 64 << 10;
+    // Grows within a line, so that a long one is not copied once for each block of it.
+    let mut block = BLOCK;
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
@@ -184,7 +186,7 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let mut rest: Vec<u8> = Vec::new();
     while newest_first.len() < limit && start > 0 {
         let mut bytes = Vec::new();
-        let from = start.saturating_sub(BLOCK);
+        let from = start.saturating_sub(block);
         file.seek(SeekFrom::Start(from))
             .and_then(|_| (&mut file).take(start - from).read_to_end(&mut bytes))
             .map_err(io_error("read", path))?;
@@ -200,6 +202,11 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
             }
         }
         let complete: Vec<&[u8]> = lines.collect();
+        block = if complete.is_empty() {
+            block * 2
+        } else {
+            BLOCK
+        };
         for line in complete.into_iter().rev() {
             // A newer line is skipped as a foreign one: history only informs; the run's own records are what refuses.
             let Ok(Some(verdict)) = parse::<VerdictRecord>(line, String::new) else {

@@ -249,6 +249,7 @@ pub(super) fn record(name: &str, queue_name: &str, verdict: Verdict, at: i64) ->
         fields: 1,
         last_comment: 3,
         previous_assigned_to: None,
+        updated_at: None,
         write: None,
     };
     VerdictRecord {

@@ -225,7 +225,7 @@ impl Standing {
 
     fn add(&mut self, record: &VerdictRecord, entry: &TaskVerdict) {
         let failed = matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking);
-        self.stopped = matches!(record.outcome, Outcome::Stopped(_))
+        self.stopped = matches!(record.outcome, Outcome::Stopped(by) if !by.is_system())
             .then_some(record.run)
             .filter(|_| failed || entry.verdict == Verdict::Progress);
         if entry.verdict == Verdict::Progress {
@@ -348,7 +348,10 @@ impl FileStanding {
                 // Edited since.
                 continue;
             }
-            if is_this && let Outcome::Stopped(_) = record.outcome {
+            if is_this
+                && let Outcome::Stopped(by) = record.outcome
+                && !by.is_system()
+            {
                 standing.hold = Some(Hold::StoppedByPerson { run: record.run });
                 continue;
             }

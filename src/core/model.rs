@@ -71,6 +71,12 @@ impl Moment {
         }
     }
 
+    /// What is left of a limit of `span` that began at `self`, by the clock that [`age`](Self::age) goes by: a wall clock that is
+    /// set forward must not end what has just begun.
+    pub fn limit_left(&self, span: Millis, now: &Now) -> Millis {
+        Millis(span.0.saturating_sub(self.age(now).0))
+    }
+
     /// What is left of a wait of `span` that began at `self`: the smaller of what the two clocks say, so that a clock set
     /// back cannot make it last longer, neither within a boot nor over one. Zero when it is over.
     pub fn left_of(&self, span: Millis, now: &Now) -> Millis {
@@ -590,8 +596,19 @@ pub struct StoppedBy {
     pub pid: Option<i32>,
 }
 
+impl StoppedBy {
+    /// The machine or its container is going down: process 1, or somebody outside this pid namespace (whose number reads 0 in
+    /// here, signalfd(2)), ends whatever runs. No person asked for this run's end.
+    pub fn is_system(&self) -> bool {
+        matches!(self.pid, Some(0 | 1))
+    }
+}
+
 impl fmt::Display for StoppedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_system() {
+            return f.write_str("the system, which was going down");
+        }
         write!(f, "uid {}", self.uid)
     }
 }

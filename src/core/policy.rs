@@ -20,6 +20,9 @@ pub const MOST_REQUEST_BYTES: usize = 96 << 20;
 pub const LATE_AFTER: Millis = Millis::secs(60);
 /// How long beyond its limit a run may go on before the daemon takes over from a shim that does not act.
 pub const SHIM_OVERDUE: Millis = Millis::secs(30);
+/// How long a shim may take from its first record to opening its agent's gate. It needs milliseconds; but it also waits for room
+/// on a full disk to write down that it failed.
+pub const START_OVERDUE: Millis = Millis::secs(300);
 
 /// At most so many bytes of a record tell of one request: its name twice, as it was and as it is, each character perhaps escaped;
 /// the names and numbers around it; and twenty tasks.

@@ -4,15 +4,15 @@
 //! the folder are asked instead, and what they say afterwards is compared with the baseline of the launch.
 
 use crate::core::model::{
-    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunMark, RunState, RunSubject, TaskId,
-    TaskKey, TaskStatus,
+    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunMark, RunState, RunSubject, Task,
+    TaskId, TaskKey, TaskStatus,
 };
 use crate::core::policy::LATE_AFTER;
 use crate::core::record::{
     BaselineTask, FORMAT, Failure, FailureClass, FileVerdict, Spec, TaskVerdict, Verdict,
     VerdictRecord, Write,
 };
-use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot};
+use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot, StrangerKind};
 
 /// Tasks created during a run that are named for each file it left: enough for a person to find them, and no more, as a run may
 /// leave very many files.
@@ -258,26 +258,22 @@ impl Case<'_> {
 
     /// `Some(None)`: untouched. `None`: not known yet.
     fn task(&self, before: &BaselineTask, is_named: bool) -> Option<Option<TaskVerdict>> {
+        let never_ran = matches!(self.run.outcome(), Outcome::NotLaunched(_));
+        // What was taken or moved meanwhile was taken or moved by others.
+        if never_ran && !is_named {
+            return Some(None);
+        }
         let after = self.after(before.key.id)?;
-        let Detail::Found(found) = after else {
-            return Some(Some(self.entry(
-                before.key,
-                Verdict::Gone,
-                before.fields,
-                0,
-                None,
-            )));
+        let found = match after {
+            Detail::Found(found) if found.task.key() == before.key => found,
+            Detail::Found(_) | Detail::NotFound => {
+                return Some(Some(TaskVerdict {
+                    fields: before.fields,
+                    ..self.entry(before.key, Verdict::Gone)
+                }));
+            }
         };
         let task = &found.task;
-        if task.key() != before.key {
-            return Some(Some(self.entry(
-                before.key,
-                Verdict::Gone,
-                before.fields,
-                0,
-                None,
-            )));
-        }
         let here = task.assigned_to.as_deref() == Some(self.run.dir.queue.as_str());
         let verdict = match (task.status, here) {
             (TaskStatus::Complete, _) => Verdict::Done,
@@ -288,10 +284,9 @@ impl Case<'_> {
             // A parent's status is its subtasks', not its own.
             (_, true) if found.open_subtasks > 0 && !is_named => return Some(None),
             (_, true) if found.open_subtasks > 0 => Verdict::Progress,
-            // Somebody with a pid file of his own is at it.
-            (TaskStatus::Working, true) if !is_named && self.has_stranger(task.id) => {
-                return Some(None);
-            }
+            // Somebody else is at it: with a pid file of his own, or whoever had it when this run was refused.
+            (TaskStatus::Working, true) if self.has_stranger(task.id) => return Some(None),
+            (TaskStatus::Working, true) if never_ran => Verdict::NoProgress,
             (TaskStatus::Working, true) if is_named || before.status == TaskStatus::Idle => {
                 Verdict::LeftWorking
             }
@@ -309,14 +304,10 @@ impl Case<'_> {
             }
             (TaskStatus::Idle | TaskStatus::Working, true) => return Some(None),
         };
-        let previous = task.previous_assigned_to.clone();
-        Some(Some(self.entry(
-            before.key,
-            verdict,
-            task.fields,
-            found.last_comment,
-            previous,
-        )))
+        Some(Some(TaskVerdict {
+            last_comment: found.last_comment,
+            ..self.entry_of(task, verdict)
+        }))
     }
 
     /// Tasks that came into the queue after the launch, were claimed since, and that nobody else can have claimed.
@@ -349,39 +340,35 @@ impl Case<'_> {
                     .values()
                     .any(|child| child.parent == Some(t.id))
             })
-            .map(|t| {
-                self.entry(
-                    t.key(),
-                    Verdict::LeftWorking,
-                    t.fields,
-                    0,
-                    t.previous_assigned_to.clone(),
-                )
-            })
+            .map(|t| self.entry_of(t, Verdict::LeftWorking))
             .collect()
     }
 
     fn has_stranger(&self, id: TaskId) -> bool {
-        self.seen.strangers.contains_key(&RunSubject::Task(id))
+        let stranger = self.seen.strangers.get(&RunSubject::Task(id));
+        stranger.is_some_and(|stranger| !matches!(stranger.what, StrangerKind::Dead { .. }))
     }
 
-    fn entry(
-        &self,
-        key: TaskKey,
-        verdict: Verdict,
-        fields: u64,
-        last_comment: i64,
-        previous: Option<String>,
-    ) -> TaskVerdict {
+    fn entry_of(&self, task: &Task, verdict: Verdict) -> TaskVerdict {
+        TaskVerdict {
+            fields: task.fields,
+            previous_assigned_to: task.previous_assigned_to.clone(),
+            updated_at: Some(task.updated_at),
+            ..self.entry(task.key(), verdict)
+        }
+    }
+
+    fn entry(&self, key: TaskKey, verdict: Verdict) -> TaskVerdict {
         let count = (self.count)(key);
         TaskVerdict {
             key,
             attempt: count.failed + 1,
             stay: count.stay,
             verdict,
-            fields,
-            last_comment,
-            previous_assigned_to: previous,
+            fields: 0,
+            last_comment: 0,
+            previous_assigned_to: None,
+            updated_at: None,
             write: None,
         }
     }
@@ -443,6 +430,9 @@ impl Case<'_> {
                 failure(FailureClass::Environment, why.clone())
             }
             Outcome::NotLaunched(_) | Outcome::Lost => {
+                failure(FailureClass::Ours, outcome.to_string())
+            }
+            Outcome::Stopped(by) if by.is_system() => {
                 failure(FailureClass::Ours, outcome.to_string())
             }
             Outcome::Stopped(_) => None,

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream;
 
 use super::{Looker, Scope, chain};
 use crate::core::model::{
@@ -17,6 +19,8 @@ use crate::edge::{clock, goose, inbound, tinytask};
 
 /// Of so many known open tasks, most have to vanish before the server is suspected.
 const SUSPICIOUS_FROM: usize = 4;
+/// Tasks asked about at the same time.
+const AT_ONCE: usize = 8;
 /// Tasks that could not be launched at the last moment, of which each look asks what has become of them.
 const MOST_ASKED_AGAIN: usize = 8;
 
@@ -112,9 +116,19 @@ impl Looker {
                 working.map(|task| task.id)
             }))
             .collect();
-        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
-        for (id, detail) in wanted.iter().zip(details) {
-            seen.details.insert(*id, detail.map_err(error)?);
+        for (id, detail) in details(tinytask, &wanted).await {
+            match detail {
+                Ok(detail) => drop(seen.details.insert(id, detail)),
+                // The server answers, so the rest goes on; what it says of this one task cannot be understood.
+                Err(unread) if !unread.is_connection() => {
+                    let why = format!(
+                        "tinytask's word on #{id} cannot be used: {}",
+                        chain(&unread)
+                    );
+                    seen.cannot_read(RunSubject::Task(id), why);
+                }
+                Err(unread) => return Err(error(unread)),
+            }
         }
         self.recall_rechecked(seen).await.map_err(error)?;
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
@@ -250,11 +264,10 @@ impl Looker {
             .iter()
             .filter_map(|(subject, history)| parked(subject, history))
             .collect();
-        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
+        let details = details(tinytask, &wanted).await;
         seen.details.extend(
-            wanted
+            details
                 .into_iter()
-                .zip(details)
                 .filter_map(|(id, detail)| Some((id, detail.ok()?))),
         );
     }
@@ -326,6 +339,19 @@ impl Looker {
             });
         }
     }
+}
+
+/// `get_task` of each. A few at a time: the time limit of a call counts from its making, and thousands made at once would wait for
+/// each other until it has passed.
+async fn details<'a>(
+    tinytask: &tinytask::Tinytask,
+    ids: impl IntoIterator<Item = &'a TaskId>,
+) -> Vec<(TaskId, Result<Detail, tinytask::Error>)> {
+    stream::iter(ids)
+        .map(async |id| (*id, tinytask.detail(*id).await))
+        .buffered(AT_ONCE)
+        .collect()
+        .await
 }
 
 /// Is the task still what its launch was decided on?

@@ -60,6 +60,14 @@ impl Memory {
             subjects.insert(subject);
         }
     }
+    /// All records are gone.
+    pub fn forget_records(&mut self) {
+        self.histories.clear();
+        self.subjects = None;
+        self.recent = None;
+        self.leftovers.clear();
+        self.swept.clear();
+    }
     /// A verdict was finished.
     pub fn add_verdict(&mut self, verdict: &VerdictRecord) {
         self.forget(verdict.run.subject);

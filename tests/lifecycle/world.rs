@@ -73,6 +73,8 @@ pub(crate) struct World {
     top: String,
     sections: String,
     env: Vec<(&'static str, String)>,
+    /// What calypso.toml names instead of tinytask's own address.
+    through: Option<String>,
 }
 
 /// What a command printed, and how it ended.
@@ -138,6 +140,7 @@ impl World {
             top: "settle = \"50ms\"\nstop_grace = \"500ms\"\n".into(),
             sections: String::new(),
             env: Vec::new(),
+            through: None,
         };
         // A port that is free now; others choose theirs the same way, so that the server may have to try again.
         world.client.address = free_address();
@@ -186,13 +189,24 @@ impl World {
         self
     }
 
+    /// The daemon, and whoever reads calypso.toml, reaches tinytask by this address; the test itself goes straight to it.
+    pub(crate) fn through(mut self, address: String) -> Self {
+        self.through = Some(address);
+        self
+    }
+
+    /// tinytask's own address.
+    pub(crate) fn address(&self) -> &str {
+        &self.client.address
+    }
+
     /// Writes calypso.toml.
     pub(crate) fn configure(self) -> Self {
         let tinytask = match &self.tinytask {
             Tinytask::Builtin => format!("builtin = true\nlisten = \"{}\"", self.client.address),
             Tinytask::Beside(_) => format!(
                 "url = \"http://{}/mcp\"\ndb = \"{}\"",
-                self.client.address,
+                self.through.as_ref().unwrap_or(&self.client.address),
                 self.db().display()
             ),
         };
@@ -296,7 +310,7 @@ impl World {
 
     // ── tinytask ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn db(&self) -> PathBuf {
+    pub(crate) fn db(&self) -> PathBuf {
         self.folder
             .path()
             .canonicalize()

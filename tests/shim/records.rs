@@ -21,6 +21,7 @@ fn verdict(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
             .iter()
             .map(|&id| TaskVerdict {
                 previous_assigned_to: None,
+                updated_at: None,
                 key: TaskKey {
                     id: id.try_into().expect("a task"),
                     created_at: 1,

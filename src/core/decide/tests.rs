@@ -491,6 +491,43 @@ fn a_shim_that_does_not_act_is_overruled_half_a_minute_after_limit_and_grace() {
 }
 
 #[test]
+fn a_shim_that_is_stuck_before_its_agents_start_is_ended() {
+    let starting = || {
+        let mut run = run("1/1", "coder");
+        run.observed.state = ObservedState::Starting;
+        let state = run.state.as_mut().expect("it has one");
+        state.state = crate::core::model::RunState::Starting;
+        state.started = moment(0);
+        state.running = None;
+        world().run(run)
+    };
+    given(starting()).at(299).then([]).wakes_at(time(300));
+    given(starting()).at(300).then(["stop 1/1: timed out"]);
+}
+
+#[test]
+fn a_shim_that_said_how_it_ended_and_does_not_go_is_not_waited_for() {
+    let ending = || {
+        let mut run = ended("1/1", "coder", Outcome::Exited(0));
+        run.observed.shim = true;
+        run.observed.pid_file = true;
+        run.state.as_mut().expect("it has one").ended = Some(moment(0));
+        world().run(run)
+    };
+    given(ending()).at(29).then([]).wakes_at(time(30));
+    given(ending()).at(30).then(["clear pid file of 1/1"]);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_forward_ends_no_run() {
+    let mut later = now(0);
+    later.wall = time(1_000_000);
+    for run in [run("1/1", "coder"), shimless("1/1", "coder", agent_alive())] {
+        given(world().run(run)).by(later.clone()).then([]);
+    }
+}
+
+#[test]
 fn leftovers_are_swept_once_then_held_and_can_be_released() {
     let left = || {
         world()

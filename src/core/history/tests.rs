@@ -160,6 +160,30 @@ fn a_stop_is_forgotten_once_the_task_moved() {
 }
 
 #[test]
+fn what_the_machine_ended_on_its_way_down_goes_on_by_itself() {
+    let by = StoppedBy {
+        uid: 0,
+        pid: Some(1),
+    };
+    let mut ended = record("1/1", "coder", Verdict::NoProgress, 0);
+    ended.outcome = Outcome::Stopped(by);
+    ended.failure = failure(FailureClass::Ours, "stopped by the system");
+    let policy = crate::core::given::world().policy;
+    let standing = standing(vec![ended], "coder");
+    assert_eq!(standing.hold(&policy, &now(9999)), None);
+    assert_eq!(standing.failed, 0);
+    let mut left = left_lying("inbound/1", "a.md", &[], 0);
+    left.outcome = Outcome::Stopped(by);
+    left.failure = failure(FailureClass::Ours, "stopped by the system");
+    let history = History {
+        verdicts: vec![left],
+        ..History::default()
+    };
+    let standing = file_standing(&history, &file("a.md"), 9999);
+    assert_eq!((standing.hold, standing.attempts), (None, 0));
+}
+
+#[test]
 fn a_task_left_working_is_remembered_until_somebody_changes_it() {
     let left = || vec![record("1/1", "coder", Verdict::LeftWorking, 0)];
     let mut working = task(1, "coder");

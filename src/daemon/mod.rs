@@ -17,9 +17,8 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::core::decide::decide;
-use crate::core::model::{
-    FileKey, Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp,
-};
+use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp};
+use crate::core::record::FileVerdict;
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::{clock, config, control, kill_point, process, runs, watch};
@@ -579,14 +578,18 @@ impl Daemon {
         let per_task = self.looker.config.keep_per_task as usize;
         let is_open = |id| seen.tasks.contains_key(&id);
         let is_inbound_read = !seen.unreadable.contains_key(&RunSubject::Inbound);
-        let names: BTreeSet<&str> = (seen.inbound.iter())
-            .map(|entry| entry.key.name.as_str())
+        let lying: BTreeMap<&str, i64> = (seen.inbound.iter())
+            .map(|entry| (entry.key.name.as_str(), entry.key.modified))
             .collect();
-        // By name: a file that changes while its runs live is told by nothing else.
-        let still_lies = |key: &FileKey| !is_inbound_read || names.contains(key.name.as_str());
+        // By name: a file that changes while its runs live is told by nothing else. See `FileStanding::of`.
+        let still_tells = |file: &FileVerdict| {
+            let lies = lying.get(file.file.name.as_str());
+            let counts = lies.is_some_and(|time| file.left || *time == file.file.modified);
+            !is_inbound_read || counts
+        };
         let layout = &self.looker.layout;
         kill_point::reach("prune:before");
-        let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies);
+        let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_tells);
         kill_point::reach("prune:done");
         match pruned {
             Ok(0) => {}

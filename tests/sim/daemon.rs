@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use calypso_watch::core::model::{
-    Detail, Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey, Timestamp,
+    Moment, ProcessId, RunId, RunSubject, Task, TaskId, TaskKey, Timestamp,
 };
 use calypso_watch::core::record::VerdictRecord;
 use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
@@ -27,7 +27,8 @@ pub(crate) struct Memory {
     pub(crate) in_hand: BTreeSet<RunId>,
     pub(crate) swept: BTreeMap<RunId, u32>,
     pub(crate) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
-    pub(crate) rechecked: BTreeMap<TaskId, Detail>,
+    /// As their lists had them.
+    pub(crate) rechecked: BTreeMap<TaskId, Task>,
     pub(crate) histories: BTreeMap<RunSubject, History>,
     pub(crate) subjects: Option<BTreeSet<RunSubject>>,
     pub(crate) recent: Option<Vec<VerdictRecord>>,

@@ -1,10 +1,10 @@
 //! The look: what `look::Looker` would put into a `Snapshot` of this world, in its order, with time passing between its parts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
-    Detail, Leftover, Millis, Now, QueueName, RunState, RunSubject, Task, TaskId, TaskKey,
+    Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, Task, TaskId, TaskKey,
     TaskStatus, Timestamp,
 };
 use calypso_watch::core::record::Write;
@@ -375,13 +375,42 @@ impl World {
                 Err(error) => return Ok(Err(error)),
             };
         }
-        let memory = self.memory();
-        for (id, detail) in std::mem::take(&mut memory.rechecked) {
-            seen.details.entry(id).or_insert(detail);
+        if let Err(error) = self.recall_rechecked(seen)? {
+            return Ok(Err(error));
         }
+        let memory = self.memory();
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         memory.highest_task = memory.highest_task.max(highest);
         Ok(Ok(true))
+    }
+
+    fn recall_rechecked(&mut self, seen: &mut Snapshot) -> Result<Answer<()>, Killed> {
+        if seen.coverage == Coverage::Everything {
+            self.memory().rechecked.clear();
+            return Ok(Ok(()));
+        }
+        self.memory()
+            .rechecked
+            .retain(|id, known| match seen.tasks.get(id) {
+                Some(row) => row == known,
+                None => (known.queue()).is_some_and(|queue| !seen.coverage.has(&queue)),
+            });
+        let listed = self.memory().rechecked.keys().copied();
+        let listed: Vec<_> = listed.filter(|id| seen.tasks.contains_key(id)).collect();
+        for id in listed {
+            let detail = match self.call("asking for a task again", |db| db.detail(id.number()))? {
+                Ok(detail) => detail,
+                Err(error) => return Ok(Err(error)),
+            };
+            match &detail {
+                Detail::Found(found) if found.task.is_open() => {
+                    seen.tasks.insert(id, found.task.clone());
+                }
+                Detail::Found(_) | Detail::NotFound => drop(seen.tasks.remove(&id)),
+            }
+            seen.details.entry(id).or_insert(detail);
+        }
+        Ok(Ok(()))
     }
 
     fn queues_to_ask(&self, seen: &Snapshot, over: &[Run]) -> BTreeSet<QueueName> {
@@ -503,19 +532,24 @@ impl World {
         if !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
             return Ok(());
         }
-        let present: BTreeSet<_> = seen.inbound.iter().map(|entry| entry.key.clone()).collect();
+        let present: BTreeMap<String, FileKey> = (seen.inbound.iter())
+            .map(|entry| (entry.key.name.clone(), entry.key.clone()))
+            .collect();
         for run in &mut seen.runs {
             if run.verdict.is_some() || run.meaning() != Meaning::Complete {
                 continue;
             }
             let Some(spec) = &run.spec else { continue };
-            let inbound = spec.baseline.inbound.iter();
-            let left: Vec<_> = inbound
-                .filter(|file| present.contains(file))
-                .cloned()
-                .collect();
+            let (mut left, mut changed) = (BTreeSet::new(), BTreeMap::new());
+            for file in &spec.baseline.inbound {
+                match present.get(&file.name) {
+                    Some(now) if now == file => drop(left.insert(file.clone())),
+                    Some(now) => drop(changed.insert(file.clone(), now.clone())),
+                    None => {}
+                }
+            }
             let mut created = Vec::new();
-            if !left.is_empty() {
+            if !(left.is_empty() && changed.is_empty()) {
                 let highest = spec.baseline.highest_task;
                 let all = self.call("asking what was created", |db| {
                     let above = db.rows.keys().filter(|id| **id > highest);
@@ -536,6 +570,7 @@ impl World {
                     .task
                     .map_or(0, |task| self.disk.digest(task.id.number())),
                 left,
+                changed,
                 created,
             });
         }

@@ -20,7 +20,6 @@ const GRACE: u64 = 10_000;
 const SWEEP_TIME: u64 = 5_000;
 const SHIM_TIME: u64 = 15_000;
 const TERM_TIME: u64 = 2_000;
-const MOST_PROBES: u32 = 50;
 
 /// An action failed; the next look meets it again.
 struct Failed;
@@ -146,7 +145,11 @@ impl World {
                 }));
                 if !is_still_runnable(&detail, &launch.queue) {
                     self.counts.hit("task changed before its launch");
-                    self.memory().rechecked.insert(id, detail);
+                    if let Some(row) = seen.tasks.get(&id).cloned() {
+                        self.memory()
+                            .rechecked
+                            .insert(id, Rechecked { row, detail });
+                    }
                     return Ok(Ok(true));
                 }
                 match detail {
@@ -255,22 +258,8 @@ impl World {
     }
 
     fn find_highest(&mut self) -> Result<Result<(), Failed>, Killed> {
-        for _ in 0..MOST_PROBES {
-            let highest = self.memory().highest_task;
-            if highest == 0 {
-                break;
-            }
-            let next = answer!(self.call("launch: finding the highest task", |db| {
-                db.detail(highest + 1)
-            }));
-            if next == Detail::NotFound {
-                return Ok(Ok(()));
-            }
-            self.memory().highest_task += 1;
-        }
         let highest = answer!(self.call("launch: finding the highest task", |db| db.highest()));
-        let memory = self.memory();
-        memory.highest_task = memory.highest_task.max(highest);
+        self.memory().highest_task = highest;
         Ok(Ok(()))
     }
 
@@ -328,7 +317,7 @@ impl World {
             return Ok(Ok(false));
         }
         let (id, now) = (key.id.number(), self.seconds());
-        if !found.our_comments.contains(&run) || self.plant == SAYS_IT_AGAIN {
+        if !has_said(&found, run) || self.plant == SAYS_IT_AGAIN {
             answer!(self.call("put back: the comment", |db| db.comment(id, Some(run))));
             self.check_comments(id, run);
         }
@@ -341,7 +330,7 @@ impl World {
 
     fn say_once(&mut self, key: TaskKey, run: RunId) -> Act {
         let found = answer!(self.present(key));
-        if found.is_some_and(|found| !found.our_comments.contains(&run)) {
+        if found.is_some_and(|found| !has_said(&found, run)) {
             let id = key.id.number();
             answer!(self.call("park: the comment", |db| db.comment(id, Some(run))));
             self.check_comments(id, run);
@@ -511,4 +500,9 @@ fn name(action: &Action) -> &'static str {
         Action::PutBack { .. } => "action put back",
         Action::CreateFolder { .. } => "action create folder",
     }
+}
+
+/// Has the run said its word on the task?
+fn has_said(found: &FoundDetail, run: RunId) -> bool {
+    found.our_comments.iter().any(|mark| mark.run == run)
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use calypso_watch::core::model::{Detail, FoundDetail, RunId, Task, TaskId, TaskStatus, Timestamp};
+use calypso_watch::core::model::{
+    Detail, FoundDetail, RunId, RunMark, Task, TaskId, TaskStatus, Timestamp,
+};
 
 use crate::chance::mix;
 
@@ -112,7 +114,9 @@ impl Db {
         Detail::Found(FoundDetail {
             task: self.task(row),
             last_comment: row.comments.iter().filter_map(theirs).max().unwrap_or(0),
-            our_comments: row.comments.iter().filter_map(|(_, by)| *by).collect(),
+            our_comments: (row.comments.iter())
+                .filter_map(|(_, by)| by.map(|run| RunMark::new(run, "")))
+                .collect(),
             open_subtasks: self.open_children(number),
         })
     }

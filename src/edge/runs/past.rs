@@ -11,8 +11,8 @@ use super::{
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{FileKey, Millis, RunSubject, TaskId, Timestamp};
-use crate::core::record::VerdictRecord;
+use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
+use crate::core::record::{FileVerdict, VerdictRecord};
 use crate::edge::{files, kill_point};
 
 /// history.jsonl begins anew at this size, one older one is kept: some ten thousand verdicts each. Runs of open tasks keep their own
@@ -242,15 +242,15 @@ fn ends_in_newline(path: &Utf8Path) -> Result<bool, Error> {
 }
 
 /// Forgets runs of closed tasks: those older than `keep`, and the oldest beyond `keep_per_subject`. Never one with an entry in
-/// live/, never one of an open task, never one that tells what became of a file that `still_lies` in inbound/. Returns how many
-/// run directories went.
+/// live/, never one of an open task, never one whose verdict on a file in inbound/ `still_tells` something. Returns how many run
+/// directories went.
 pub fn prune(
     layout: &Layout,
     now: Timestamp,
     keep: Millis,
     keep_per_subject: usize,
     is_open: impl Fn(TaskId) -> bool,
-    still_lies: impl Fn(&FileKey) -> bool,
+    still_tells: impl Fn(&FileVerdict) -> bool,
 ) -> Result<usize, Error> {
     let (live, _) = super::list_live(layout)?;
     let mut gone = 0;
@@ -263,10 +263,7 @@ pub fn prune(
         let beyond = runs.len().saturating_sub(keep_per_subject);
         // One that cannot be read may tell it too.
         let is_needed = |dir: &RunDir| match read_verdict(layout, dir) {
-            Ok(Some(verdict)) => verdict
-                .files
-                .iter()
-                .any(|file| file.left && still_lies(&file.file)),
+            Ok(Some(verdict)) => verdict.files.iter().any(&still_tells),
             Ok(None) => false,
             Err(_) => true,
         };

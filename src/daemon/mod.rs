@@ -20,6 +20,7 @@ use crate::core::decide::decide;
 use crate::core::model::{
     FileKey, Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp,
 };
+use crate::core::record::Known;
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::{clock, config, control, process, runs, watch};
@@ -106,6 +107,10 @@ pub struct Daemon {
     /// When the event that led to the present look was read.
     event: Option<Moment>,
     builtin: Option<Builtin>,
+    /// Something seen since the last whole look calls for another one before anything is started.
+    wants_everything: bool,
+    /// As it was last written down.
+    known: Option<Known>,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -136,6 +141,8 @@ impl Daemon {
             since: (&clock::now()).into(),
             event: None,
             builtin,
+            wants_everything: false,
+            known: None,
         })
     }
 
@@ -217,7 +224,11 @@ impl Daemon {
                 0
             };
             if acted == Acted::Something && rounds < MOST_ROUNDS {
-                scope = Scope::Queues;
+                scope = if std::mem::take(&mut self.wants_everything) {
+                    Scope::Everything
+                } else {
+                    Scope::Queues
+                };
                 continue;
             }
             if rounds >= MOST_ROUNDS {
@@ -402,6 +413,27 @@ impl Daemon {
         if let Err(error) = self.lock.record(&record) {
             warn!(error = %error, "cannot write daemon.json");
         }
+        if let Err(error) = self.record_known(seen) {
+            warn!(error = chain(&error), "cannot write known.json");
+        }
+    }
+
+    /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
+    fn record_known(&mut self, seen: &Snapshot) -> Result<(), runs::Error> {
+        let known = self.looker.memory.known();
+        if self.known.as_ref() != Some(&known) {
+            runs::write_known(&self.looker.layout, &known)?;
+            self.known = Some(known);
+        }
+        if seen.controls.trust_tinytask && matches!(seen.tinytask, Tinytask::Fresh { .. }) {
+            let wish = control::Control::ReleaseTinytask;
+            let what = "tinytask is the right one, a person says";
+            self.journal.did("mark", None, None, what.into());
+            if let Err(error) = control::remove(&self.looker.layout, &wish) {
+                warn!(%error, "cannot remove a control file");
+            }
+        }
+        Ok(())
     }
 
     async fn revive_builtin(&mut self, seen: &Snapshot) {

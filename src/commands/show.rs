@@ -114,7 +114,9 @@ impl Found {
     fn exit(&self) -> Exit {
         match (&self.daemon, &self.seen.tinytask) {
             (Daemon::Dead { .. }, _) => Exit::NotRunning,
-            (_, Tinytask::Unreachable { .. }) => Exit::TinytaskUnreachable,
+            (_, Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. }) => {
+                Exit::TinytaskUnreachable
+            }
             _ => Exit::Done,
         }
     }
@@ -258,7 +260,7 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
         say(&view::plan(&input))?
     };
     Ok(match &seen.tinytask {
-        Tinytask::Unreachable { .. } => Exit::TinytaskUnreachable,
+        Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } => Exit::TinytaskUnreachable,
         _ => Exit::Done,
     })
 }

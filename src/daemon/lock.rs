@@ -87,7 +87,7 @@ impl DaemonRecord {
             Tinytask::Fresh { .. } | Tinytask::NotAsked => "ok".to_owned(),
             Tinytask::Unreachable { error, .. } => format!("unreachable: {error}"),
             Tinytask::Suspicious { vanished, of } => {
-                format!("suspicious: {vanished} of {of} open tasks vanished at once")
+                format!("suspicious: {vanished} of {of} known tasks vanished at once")
             }
         };
         let holds = decision

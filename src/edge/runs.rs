@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{RunState, RunSubject, Timestamp};
-use crate::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
+use crate::core::record::{EndedRecord, FORMAT, Known, Marks, Spec, StateRecord, VerdictRecord};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
@@ -162,6 +162,16 @@ pub fn write_verdict(
 pub fn write_marks(layout: &Layout, subject: RunSubject, marks: &Marks) -> Result<(), Error> {
     make_dirs(&layout.subject_runs(subject))?;
     write(&layout.marks(subject), marks, Durability::PowerCut)
+}
+
+/// What tinytask last showed open.
+pub fn write_known(layout: &Layout, known: &Known) -> Result<(), Error> {
+    write(&layout.known(), known, Durability::Crash)
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_known(layout: &Layout) -> Result<Option<Known>, Error> {
+    read(&layout.known(), || "known.json".into())
 }
 
 /// `None`: absent, empty or torn.

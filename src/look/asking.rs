@@ -30,7 +30,7 @@ impl Looker {
             Ok(None) => Tinytask::NotAsked,
             Ok(Some(took)) => {
                 self.memory.unreachable_since = None;
-                self.suspicion(seen)
+                self.suspicion(seen, now)
                     .await
                     .unwrap_or(Tinytask::Fresh { took })
             }
@@ -210,8 +210,23 @@ impl Looker {
     /// database's: better to wait for a person than to judge by it. The server is asked for a few of them by number, since
     /// people may well complete or archive everything at once. A look at some queues is doubted only if a task that a run was
     /// started for is gone, or the last look was doubted.
-    async fn suspicion(&mut self, seen: &Snapshot) -> Option<Tinytask> {
+    ///
+    /// One task is enough where its number is another's now, as numbers are never given out twice, and a run is out on it.
+    async fn suspicion(&mut self, seen: &Snapshot, now: &Now) -> Option<Tinytask> {
         let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
+        if seen.controls.trust_tinytask {
+            let is_whole = seen.coverage == Coverage::Everything;
+            self.memory.known_open = if is_whole { now_open } else { BTreeSet::new() };
+            self.memory.trusted = Some(now.into());
+            self.memory.is_suspicious = false;
+            return None;
+        }
+        let out: Vec<TaskKey> = self.runs_out(seen);
+        let vanished = out.iter().filter(|key| is_anothers(seen, **key)).count();
+        if vanished > 0 {
+            let of = out.len();
+            return Some(Tinytask::Suspicious { vanished, of });
+        }
         let known = &self.memory.known_open;
         let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
         let is_whole = seen.coverage == Coverage::Everything;
@@ -240,6 +255,31 @@ impl Looker {
             self.memory.known_open = now_open;
         }
         None
+    }
+
+    /// The tasks of runs that are not judged, or whose verdict is not written to tinytask yet.
+    fn runs_out(&self, seen: &Snapshot) -> Vec<TaskKey> {
+        let is_old = |run: &Run| {
+            let began = run.spec.as_ref().map(|spec| spec.times.written.wall);
+            let trusted = self.memory.trusted.as_ref();
+            trusted.is_some_and(|trusted| began.is_some_and(|began| began <= trusted.wall))
+        };
+        seen.runs
+            .iter()
+            .filter(|run| !is_old(run))
+            .flat_map(|run| match &run.verdict {
+                None => run
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.task)
+                    .into_iter()
+                    .collect(),
+                Some(verdict) => (verdict.tasks.iter())
+                    .filter(|task| task.write.is_some())
+                    .map(|task| task.key)
+                    .collect::<Vec<_>>(),
+            })
+            .collect()
     }
 
     /// Parked tasks are lifted by a comment, which no list shows.
@@ -366,8 +406,18 @@ pub fn is_still_runnable(detail: &Detail, queue: &QueueName) -> bool {
         && found.task.assigned_to.as_deref() == Some(queue.as_str())
 }
 
+/// Is its number another task's, by this look's answers?
+fn is_anothers(seen: &Snapshot, key: TaskKey) -> bool {
+    let listed = seen.tasks.get(&key.id).map(Task::key);
+    let asked = match seen.details.get(&key.id) {
+        Some(Detail::Found(found)) => Some(found.task.key()),
+        _ => None,
+    };
+    listed.or(asked).is_some_and(|found| found != key)
+}
+
 /// Does the answer say that there is no such task, or that its number is another one's?
-fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
+pub fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
     match answer {
         Some(Detail::NotFound) => true,
         Some(Detail::Found(found)) => found.task.key() != key,

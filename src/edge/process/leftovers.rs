@@ -182,6 +182,15 @@ impl Seen {
         !is_seen && files::is_held_at(&question.lock_path).unwrap_or(true)
     }
 
+    /// Number and start are the agent's, but neither the token nor the lock that every agent has: another process that got the number
+    /// within the same tick of 10 ms, or an agent that rid itself of both. Nobody can tell, so it is never signalled.
+    fn is_twin(&self, at: usize, question: &Question<'_>, process: &Examined) -> bool {
+        question.run.token.is_some()
+            && !process.is_hidden
+            && !process.has_token[at]
+            && !process.holds_lock[at]
+    }
+
     fn answer(&self, at: usize, question: &Question<'_>) -> Option<Alive> {
         if self.hides_holder(at, question) {
             return None;
@@ -235,7 +244,11 @@ impl Seen {
             if question.agent.as_ref() == Some(&id)
                 || (has_number && kill_point::is_planted("any-pid"))
             {
-                alive.agent = Some(id);
+                if self.is_twin(at, question, process) {
+                    alive.doubtful.push(process.stat.leftover());
+                } else {
+                    alive.agent = Some(id);
+                }
             } else if is_certain(process) || (is_member && is_proven) {
                 alive.leftovers.push(process.stat.leftover());
             } else if is_member {

@@ -75,7 +75,12 @@ impl Moment {
     pub fn left_of(&self, span: Millis, now: &Now) -> Millis {
         let by_wall = self.wall.plus(span).since(now.wall);
         let by_boot = if self.boot_id == now.boot_id {
-            Millis((self.boot.0 + span.0).saturating_sub(now.boot.0))
+            Millis(
+                self.boot
+                    .0
+                    .saturating_add(span.0)
+                    .saturating_sub(now.boot.0),
+            )
         } else {
             span
         };

@@ -104,9 +104,10 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o644)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
             .open(&path)
             .map_err(write)?;
+        files::only_name(&file).map_err(write)?;
         if !files::try_lock(&file).map_err(write)? {
             let holder = read(layout);
             let up = holder

@@ -310,13 +310,13 @@ impl Daemon {
             if memory.highest_task == 0 {
                 break;
             }
-            let Ok(next) = TaskId::try_from(memory.highest_task + 1) else {
+            let Ok(next) = TaskId::try_from(memory.highest_task.saturating_add(1)) else {
                 return Ok(());
             };
             if tinytask.detail(next).await? == Detail::NotFound {
                 return Ok(());
             }
-            memory.highest_task += 1;
+            memory.highest_task = next.number();
         }
         let all = tinytask.all_tasks().await?;
         let highest = all.iter().map(|task| task.id.number()).max().unwrap_or(0);

@@ -21,7 +21,7 @@ use crate::edge::config::{self, Config};
 mod output;
 mod render;
 
-pub use output::{Output, read_output};
+pub use output::{Output, judge, read_output};
 pub use render::Renderer;
 
 /// The program, as found on PATH.

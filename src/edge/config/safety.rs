@@ -12,6 +12,17 @@ use crate::core::layout::Layout;
 pub fn check_permissions(layout: &Layout) -> Result<Vec<String>, Error> {
     let mut warnings = check_file_system(layout.base())?;
     for path in [
+        layout.state(),
+        layout.runs(),
+        layout.live(),
+        layout.control(),
+        layout.tinytask(),
+    ] {
+        if path.is_symlink() {
+            return Err(Error::Linked { path });
+        }
+    }
+    for path in [
         layout.base().to_owned(),
         layout.recipes(),
         layout.config(),
@@ -81,7 +92,11 @@ pub(super) fn check_file_system(base: &Utf8Path) -> Result<Vec<String>, Error> {
 
 /// The file system's name in /proc/self/mountinfo (proc_pid_mountinfo(5)), of the innermost mount that holds `path`.
 pub(super) fn mounted_as(path: &Utf8Path) -> Option<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    file_system_at(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, path)
+}
+
+/// [`mounted_as`], of the mounts as the kernel lists them.
+pub fn file_system_at(mounts: &str, path: &Utf8Path) -> Option<String> {
     mounts
         .lines()
         .filter_map(|line| {

@@ -27,7 +27,7 @@ mod leftovers;
 mod stat;
 mod stop;
 
-pub use leftovers::{DeadShim, leftovers};
+pub use leftovers::{DeadShim, holds_ofd_lock, leftovers, tokens};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
 

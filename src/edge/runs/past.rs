@@ -1,6 +1,5 @@
 //! Runs that are over: their verdicts, the history of a subject and of the base path, and when they are forgotten.
 
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
 use camino::Utf8Path;
@@ -143,7 +142,7 @@ pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error
 /// lines for one verdict one counts.
 fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     const BLOCK: u64 = 64 << 10;
-    let mut file = match File::open(path) {
+    let mut file = match files::open_regular(path) {
         Ok(file) => file,
         Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(io_error("read", path)(error)),
@@ -191,7 +190,7 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
 
 fn ends_in_newline(path: &Utf8Path) -> Result<bool, Error> {
     let ends = || -> io::Result<bool> {
-        let mut file = File::open(path)?;
+        let mut file = files::open_regular(path)?;
         if file.seek(SeekFrom::End(0))? == 0 {
             return Ok(true);
         }
@@ -224,6 +223,10 @@ pub fn prune(
             continue;
         }
         let folder = layout.subject_runs(subject);
+        // What lies behind a link is not ours to remove.
+        if folder.is_symlink() {
+            continue;
+        }
         let runs = list_runs(layout, subject)?;
         let beyond = runs.len().saturating_sub(keep_per_subject);
         // One that cannot be read may tell it too.

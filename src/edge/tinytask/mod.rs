@@ -23,7 +23,7 @@ use crate::core::model::{Detail, Task, TaskId, TaskStatus};
 mod connect;
 mod error;
 mod stdio;
-mod wire;
+pub mod wire;
 
 pub use error::{Cause, Error};
 pub use wire::{Comment, Link, Page};

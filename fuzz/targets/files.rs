@@ -15,11 +15,20 @@ pub(super) fn config(data: &[u8]) {
         Ok(config) => {
             assert!(config.policy.max_runs > 0);
             for queue in config.queues.values() {
-                assert!(queue.command.as_ref().is_none_or(|argv| !argv[0].is_empty()));
+                assert!(
+                    queue
+                        .command
+                        .as_ref()
+                        .is_none_or(|argv| !argv[0].is_empty())
+                );
                 // Settings may be shown, values of the environment never.
                 let shown = format!("{:?}", queue.env);
                 for (name, value) in &queue.env.0 {
-                    assert!(value.len() < 8 || name.contains(value.as_str()) || !shown.contains(value.as_str()));
+                    assert!(
+                        value.len() < 8
+                            || name.contains(value.as_str())
+                            || !shown.contains(value.as_str())
+                    );
                 }
             }
         }
@@ -69,9 +78,15 @@ pub(super) fn recipe(data: &[u8]) {
     let most = 4 << 20;
     for found in recipe::tinytask_extensions(recipes, Utf8Path::new("/base"), &none, &params) {
         match found.endpoint {
-            recipe::Endpoint::Http(url) | recipe::Endpoint::LegacySse(url) => assert!(url.len() <= most),
+            recipe::Endpoint::Http(url) | recipe::Endpoint::LegacySse(url) => {
+                assert!(url.len() <= most)
+            }
             recipe::Endpoint::Stdio { argv, env, .. } => {
-                assert!(argv.iter().chain(env.values()).all(|text| text.len() <= most));
+                assert!(
+                    argv.iter()
+                        .chain(env.values())
+                        .all(|text| text.len() <= most)
+                );
             }
         }
     }

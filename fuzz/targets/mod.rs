@@ -62,9 +62,7 @@ fn folder(name: &str) -> &'static Utf8Path {
         };
         made.expect("a temporary folder")
     });
-    let path = Utf8Path::from_path(root.path())
-        .expect("UTF-8")
-        .join(name);
+    let path = Utf8Path::from_path(root.path()).expect("UTF-8").join(name);
     std::fs::create_dir_all(&path).expect("ours");
     // Leaked: a few short paths for the life of a process that is about to be killed anyway.
     Utf8Path::new(Box::leak(path.into_string().into_boxed_str()))

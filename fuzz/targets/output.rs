@@ -27,5 +27,10 @@ pub(super) fn output(data: &[u8]) {
     shown += &renderer.finish();
     assert_printable(&shown);
     // A control character of one byte takes four columns, a mark of direction at most eight; each line may add a few of its own.
-    assert!(shown.len() <= 8 * data.len() + 100, "{} bytes of {}", shown.len(), data.len());
+    assert!(
+        shown.len() <= 8 * data.len() + 100,
+        "{} bytes of {}",
+        shown.len(),
+        data.len()
+    );
 }

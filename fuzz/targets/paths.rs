@@ -19,7 +19,10 @@ pub(super) fn names(data: &[u8]) {
     let name = OsStr::from_bytes(data);
     let shown = inbound::escape(name);
     assert_printable(&text::clean(&shown));
-    assert!(shown.len() <= 4 * data.len() + data.len(), "it grows without bound");
+    assert!(
+        shown.len() <= 4 * data.len() + data.len(),
+        "it grows without bound"
+    );
     assert_eq!(unescape(&shown), data, "two names look alike: {shown:?}");
     let is_ignored = inbound::is_ignored(name, &Default::default());
     assert!(is_ignored || !data.starts_with(b"."));
@@ -62,9 +65,13 @@ pub(super) fn paths(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    reads_back::<TaskId>(text, |text| text.strip_prefix('#').unwrap_or(text).to_owned());
+    reads_back::<TaskId>(text, |text| {
+        text.strip_prefix('#').unwrap_or(text).to_owned()
+    });
     reads_back::<QueueName>(text, str::to_owned);
-    reads_back::<RunSubject>(text, |text| text.strip_prefix('#').unwrap_or(text).to_owned());
+    reads_back::<RunSubject>(text, |text| {
+        text.strip_prefix('#').unwrap_or(text).to_owned()
+    });
     if let Ok(id) = text.parse::<RunId>() {
         assert_eq!(id.to_string().parse(), Ok(id));
     }
@@ -76,10 +83,16 @@ pub(super) fn paths(data: &[u8]) {
     }
     if let Some(dir) = RunDir::parse_live(text) {
         assert_eq!(dir.live_name(), text, "not the only name of it");
-        assert_eq!(RunDir::parse_dir(dir.id.subject, &dir.dir_name()).as_ref(), Some(&dir));
+        assert_eq!(
+            RunDir::parse_dir(dir.id.subject, &dir.dir_name()).as_ref(),
+            Some(&dir)
+        );
         stays_below(layout.run(&dir).dir.as_str());
         stays_below(layout.live_entry(&dir).as_str());
-        assert!(dir.live_name().len() <= 255, "no file system has such a name");
+        assert!(
+            dir.live_name().len() <= 255,
+            "no file system has such a name"
+        );
     }
     if let Some(wish) = Control::parse(text) {
         assert_eq!(wish.file_name(), text, "not the only name of it");
@@ -103,7 +116,9 @@ where
 fn stays_below(path: &str) {
     assert!(path.starts_with("/base/"), "{path}");
     assert!(
-        path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != ".."),
+        path.split('/')
+            .skip(1)
+            .all(|part| !part.is_empty() && part != "." && part != ".."),
         "{path}"
     );
     assert!(!path.contains('\0'), "{path:?}");

@@ -8,8 +8,8 @@ use calypso_watch::core::layout::{Layout, RunDir};
 use calypso_watch::core::model::{Millis, Now, RunState, RunSubject, Task, TaskId, Timestamp};
 use calypso_watch::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
 use calypso_watch::core::{
-    Alive, Coverage, History, Hold, InboundEntry, InboundState, Observed, ObservedState, Policy, Run,
-    Snapshot, Tinytask, Vitals,
+    Alive, Coverage, History, Hold, InboundEntry, InboundState, Observed, ObservedState, Policy,
+    Run, Snapshot, Tinytask, Vitals,
 };
 use calypso_watch::daemon::{DaemonRecord, LockRecord, StoryEvent, read_story};
 use calypso_watch::edge::runs;
@@ -59,7 +59,10 @@ pub(super) fn story(data: &[u8]) {
     std::fs::write(layout.log(), &text).expect("ours");
     std::fs::write(layout.history(), data).expect("ours");
     let story = read_story(&layout, |_| true);
-    assert_eq!(story.last().map(|event| event.text.as_str()), Some("the last line"));
+    assert_eq!(
+        story.last().map(|event| event.text.as_str()),
+        Some("the last line")
+    );
     let recent = runs::recent(&layout, 10).expect("it can be read");
     assert!(recent.len() <= 10);
 }
@@ -77,7 +80,9 @@ pub(super) fn decide_on_records(data: &[u8]) {
     let marks = read::<Marks>(next()).unwrap_or_default();
     let names = String::from_utf8_lossy(next()).into_owned();
 
-    let id = task.as_ref().map_or(TaskId::try_from(7).expect("positive"), |task| task.id);
+    let id = task
+        .as_ref()
+        .map_or(TaskId::try_from(7).expect("positive"), |task| task.id);
     let subject = RunSubject::Task(id);
     let mut seen = Snapshot {
         tinytask: Tinytask::Fresh { took: Millis(1) },
@@ -109,7 +114,10 @@ pub(super) fn decide_on_records(data: &[u8]) {
     seen.histories.insert(subject, history);
     if let Some(spec) = &spec {
         seen.runs.push(Run {
-            dir: RunDir { id: spec.run, queue: spec.queue.clone() },
+            dir: RunDir {
+                id: spec.run,
+                queue: spec.queue.clone(),
+            },
             observed: Observed {
                 spec: true,
                 pid_file: data.len().is_multiple_of(2),

@@ -68,7 +68,9 @@ async fn call(store: &Arc<Store>, text: &str) {
         if let Ok(request) = request {
             let answer = rest::answer(store.clone(), request).await;
             assert_ne!(answer.status().as_u16(), 500, "{text}");
-            let told = to_bytes(answer.into_body(), usize::MAX).await.expect("it is there");
+            let told = to_bytes(answer.into_body(), usize::MAX)
+                .await
+                .expect("it is there");
             assert!(told.is_empty() || serde_json::from_slice::<Value>(&told).is_ok());
         }
     } else {

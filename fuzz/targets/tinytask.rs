@@ -1,8 +1,8 @@
 //! tinytask's answers, of both generations.
 
 use calypso_watch::core::model::Detail;
-use calypso_watch::edge::tinytask::wire::{self, OddRows};
 use calypso_watch::edge::tinytask::Error;
+use calypso_watch::edge::tinytask::wire::{self, OddRows};
 
 use super::assert_one_line;
 
@@ -23,7 +23,10 @@ pub(super) fn tinytask(data: &[u8]) {
     }
     if let Some(Detail::Found(found)) = checked(wire::detail(text, 0)) {
         assert!(found.our_comments.len() <= text.len());
-        assert_eq!(checked(wire::task("get_task", text)).as_ref(), Some(&found.task));
+        assert_eq!(
+            checked(wire::task("get_task", text)).as_ref(),
+            Some(&found.task)
+        );
     }
     drop(checked(wire::page(text)));
     drop(checked(wire::claimed(text)));
@@ -34,7 +37,11 @@ pub(super) fn tinytask(data: &[u8]) {
     for most in [2_100, 90_000] {
         let short = wire::shorten(text, most);
         let json = serde_json::to_string(&short).expect("a text");
-        assert!(json.len() <= most + 12, "{} bytes of at most {most}", json.len());
+        assert!(
+            json.len() <= most + 12,
+            "{} bytes of at most {most}",
+            json.len()
+        );
     }
 }
 

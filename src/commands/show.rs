@@ -175,7 +175,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         time,
     };
     if status.json {
-        say(&format!("{:#}\n", view::status_json(&input)))?
+        say(&view::text::json(&view::status_json(&input)))?
     } else {
         say(&view::status(&input))?
     };
@@ -227,7 +227,7 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
         time,
     };
     if plan.json {
-        say(&format!("{:#}\n", view::plan_json(&input)))?
+        say(&view::text::json(&view::plan_json(&input)))?
     } else {
         say(&view::plan(&input))?
     };
@@ -267,7 +267,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         time,
     };
     if why.json {
-        say(&format!("{:#}\n", view::why_json(&input)))?
+        say(&view::text::json(&view::why_json(&input)))?
     } else {
         say(&view::why(&input))?
     };

@@ -11,7 +11,9 @@ fn every_target_holds_for_its_seeds_and_for_what_was_found() {
     for (name, target) in targets::ALL {
         let mut tried = 0;
         for folder in ["corpus", "regressions"] {
-            let files = fs::read_dir(fuzz.join(folder).join(name)).into_iter().flatten();
+            let files = fs::read_dir(fuzz.join(folder).join(name))
+                .into_iter()
+                .flatten();
             for file in files.flatten() {
                 // Shown where the target panics.
                 println!("{}", file.path().display());
@@ -32,7 +34,11 @@ fn every_target_holds_for_its_seeds_and_for_what_was_found() {
 fn every_folder_of_inputs_is_a_targets() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     for folder in ["corpus", "regressions"] {
-        for entry in fs::read_dir(fuzz.join(folder)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(fuzz.join(folder))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name();
             assert!(
                 name == ".gitkeep" || targets::ALL.iter().any(|(target, _)| name == *target),

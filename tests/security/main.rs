@@ -6,7 +6,6 @@
 
 #[path = "../../fuzz/targets/mod.rs"]
 mod targets;
-#[expect(dead_code, reason = "shared with tests that ask more of it")]
 #[path = "../support/tinytask.rs"]
 mod tinytask;
 #[expect(dead_code, reason = "shared with tests that ask more of it")]

@@ -61,6 +61,7 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
 /// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is.
 pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
     let folder = layout.subject_runs(subject);
+    super::no_link(&folder)?;
     let mut own = Vec::new();
     let mut others: Vec<VerdictRecord> = Vec::new();
     for name in names(&folder)? {

@@ -182,7 +182,7 @@ impl<'a> Deciding<'a> {
         };
         Launch {
             subject,
-            number: self.seen.histories.get(&subject).map_or(0, |h| h.last_run) + 1,
+            number: self.next_number(subject),
             attempt,
             stay: standing.stay,
             cause,
@@ -192,6 +192,12 @@ impl<'a> Deciding<'a> {
             time_limit: self.policy.time_limit_of(&queue),
             queue,
         }
+    }
+
+    /// At the very last number there is a directory already, which refuses the launch; nothing begins anew at 0.
+    fn next_number(&self, subject: RunSubject) -> u32 {
+        let last = self.seen.histories.get(&subject).map_or(0, |h| h.last_run);
+        last.saturating_add(1)
     }
 
     fn inbound_launch(
@@ -215,7 +221,7 @@ impl<'a> Deciding<'a> {
         Launch {
             subject,
             queue: queue.clone(),
-            number: self.seen.histories.get(&subject).map_or(0, |h| h.last_run) + 1,
+            number: self.next_number(subject),
             attempt: requests.attempts + 1,
             stay: 1,
             cause,

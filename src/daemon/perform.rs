@@ -167,7 +167,7 @@ impl Daemon {
             RunSubject::Task(id) => {
                 let detail = tinytask.detail(id).await?;
                 if !is_still_runnable(&detail, &launch.queue) {
-                    self.looker.memory.rechecked.insert(id, detail);
+                    self.looker.memory.rechecked.insert(id);
                     return Ok(true);
                 }
                 Some(detail)

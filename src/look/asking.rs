@@ -109,14 +109,23 @@ impl Looker {
                 });
                 working.map(|task| task.id)
             }))
+            .chain(
+                (self.memory.rechecked.iter().copied())
+                    .filter(|id| !is_whole && seen.tasks.contains_key(id)),
+            )
             .collect();
         let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
         for (id, detail) in wanted.iter().zip(details) {
             seen.details.insert(*id, detail.map_err(error)?);
         }
-        for (id, detail) in std::mem::take(&mut self.memory.rechecked) {
-            seen.details.entry(id).or_insert(detail);
-        }
+        self.memory
+            .rechecked
+            .retain(|id| match seen.details.get(id) {
+                Some(Detail::Found(found)) => found.open_subtasks > 0,
+                Some(Detail::NotFound) => false,
+                // Its queue was not asked, or a look at everything shows its parts.
+                None => !is_whole || seen.tasks.contains_key(id),
+            });
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))

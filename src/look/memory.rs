@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Looker, chain};
-use crate::core::model::{Detail, Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
+use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
 use crate::core::record::VerdictRecord;
 use crate::core::{History, Snapshot};
 use crate::edge::{inbound, recipe, runs};
@@ -34,8 +34,9 @@ pub struct Memory {
     pub(super) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.
     pub closed: inbound::Closed,
-    /// Answers that made a launch impossible at the last moment; they count in the next look.
-    pub rechecked: BTreeMap<TaskId, Detail>,
+    /// Tasks whose lists showed them runnable, and a word with tinytask right before their launch did not: parents, whose parts lie in
+    /// queues that were not asked. They are asked about at each look, or one would be tried again as soon as it is another's turn.
+    pub rechecked: BTreeSet<TaskId>,
     pub(super) recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,

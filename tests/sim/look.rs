@@ -350,6 +350,7 @@ impl World {
             let task = seen.tasks.get(&id);
             task.is_some_and(|task| task.assigned_to.as_deref() == Some(queue.as_str()))
         };
+        let rechecked = self.memory().rechecked.clone();
         let wanted: BTreeSet<TaskId> = over
             .iter()
             .flat_map(|run| {
@@ -368,6 +369,11 @@ impl World {
                 });
                 working.map(|task| task.id)
             }))
+            .chain(
+                rechecked
+                    .into_iter()
+                    .filter(|id| !is_whole && seen.tasks.contains_key(id)),
+            )
             .collect();
         for id in wanted {
             match self.call("asking for a task", |db| db.detail(id.number()))? {
@@ -375,10 +381,13 @@ impl World {
                 Err(error) => return Ok(Err(error)),
             };
         }
+        let details = &seen.details;
         let memory = self.memory();
-        for (id, detail) in std::mem::take(&mut memory.rechecked) {
-            seen.details.entry(id).or_insert(detail);
-        }
+        memory.rechecked.retain(|id| match details.get(id) {
+            Some(Detail::Found(found)) => found.open_subtasks > 0,
+            Some(Detail::NotFound) => false,
+            None => !is_whole || seen.tasks.contains_key(id),
+        });
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         memory.highest_task = memory.highest_task.max(highest);
         Ok(Ok(true))

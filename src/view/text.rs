@@ -373,7 +373,8 @@ mod tests {
             let value = serde_json::json!({ text.clone(): [text, 7] });
             let shown = json(&value);
             prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n'));
-            prop_assert!(!shown.contains(['\u{202e}', '\u{200b}', '\u{feff}']));
+            let unseen = ['\u{202e}', '\u{200b}', '\u{feff}'];
+            prop_assert!(!shown.contains(unseen));
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).ok(), Some(value));
         }
 

@@ -325,14 +325,24 @@ fn render_file(recipes: &Utf8Path, file: &str, text: &str) -> Option<String> {
     let mut templates = minijinja::Environment::new();
     // Not as JSON, which minijinja would take from the name.
     templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    for name in names(recipes).into_iter().flatten() {
-        if recipe_stem(&name).is_some()
-            && let Ok((text, _)) = read_text(&recipes.join(&name))
-            && template::is_bounded(&text)
-        {
-            // One that is no template is simply not there for `extends`.
-            templates.add_template_owned(name, text).ok();
+    // Only those it names, and those they name: the others may be large.
+    let mut unread: Vec<String> = names(recipes).into_iter().flatten().collect();
+    let mut todo = vec![(file.to_owned(), text.to_owned())];
+    while let Some((name, text)) = todo.pop() {
+        if !template::is_bounded(&text) {
+            continue;
         }
+        unread.retain(|other| *other != name);
+        let (named, others) = unread.into_iter().partition(|other| text.contains(other));
+        unread = others;
+        let named: Vec<String> = named;
+        todo.extend(named.into_iter().filter_map(|other| {
+            let (text, _) =
+                recipe_stem(&other).and_then(|_| read_text(&recipes.join(&other)).ok())?;
+            Some((other, text))
+        }));
+        // One that is no template is simply not there for `extends`.
+        templates.add_template_owned(name, text).ok();
     }
     let template = templates.get_template(file).ok()?;
     template::render(

@@ -142,15 +142,13 @@ fn another_user_reads_states_but_no_words_and_writes_nothing() {
     ] {
         assert!(!nobody(deed), "another user may: {deed}");
     }
-    // The lock is readable, and a read lock on it, which anyone may take, keeps no daemon from starting.
-    let status = Command::new(NOBODY[0])
-        .args(&NOBODY[1..])
-        .args([PROGRAM, "--base-path"])
-        .arg(&world.base)
-        .args(["stop", "1"])
-        .stdin(Stdio::null())
-        .output()
-        .expect("it starts");
-    assert!(!status.status.success(), "{status:?}");
+    let (base, program) = (world.base.display(), PROGRAM);
+    assert!(nobody(&format!("{program} --base-path {base} status")));
+    for wish in ["pause", "hold 1", "quit", "run --once"] {
+        assert!(
+            !nobody(&format!("{program} --base-path {base} {wish}")),
+            "another user may: {wish}"
+        );
+    }
     world.cli(&["tinytask", "stop"]).tells(0, "ended");
 }

@@ -88,9 +88,8 @@ fn secrets_reach_the_agent_and_nothing_else() {
     look(&world);
     world.write("go", "");
     world.eventually("it is done", || world.status_of(spy) == "complete");
-    world.eventually("the other failed and was parked", || {
-        world.why(fails).contains("parked")
-    });
+    let verdict = format!(".calypso/runs/task_{fails}/0001-fails/verdict.json");
+    world.eventually("the other failed", || !world.read(&verdict).is_empty());
     look(&world);
     world.stop();
     said += &world.log();

@@ -75,12 +75,16 @@ impl Journal {
 
     fn write(&mut self, event: &StoryEvent) {
         let path = self.layout.log();
-        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > ROTATE) {
+        if files::is_larger(&path, ROTATE) {
             kill_point::reach("log:before-rotation");
-            std::fs::rename(&path, path.with_extension("jsonl.1")).ok();
+            files::turn_over(&path).ok();
             kill_point::reach("log:rotated");
         }
-        let line = serde_json::to_string(event).unwrap_or_default();
+        let mut line = serde_json::to_string(event).unwrap_or_default();
+        if self.is_failing {
+            // A full disk may have taken the beginning of the last line; this one must not become its end.
+            line.insert(0, '\n');
+        }
         match files::append_line(&path, &line, 0o644) {
             Ok(()) => self.is_failing = false,
             Err(error) if !self.is_failing => {
@@ -297,7 +301,7 @@ fn kind(hold: &Hold) -> String {
 pub fn read_story(layout: &Layout, wanted: impl Fn(&StoryEvent) -> bool) -> Vec<StoryEvent> {
     let path = layout.log();
     let mut events = Vec::new();
-    for path in [path.with_extension("jsonl.1"), path] {
+    for path in [files::turned_over(&path), path] {
         let Ok(bytes) = files::read_bounded(&path, LIMIT) else {
             continue;
         };

@@ -8,7 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,16 +64,25 @@ pub struct DaemonRecord {
     pub process: ProcessId,
     pub since: Moment,
     pub version: String,
-    /// How it learns of changes: "inotify", or "once".
+    /// How it learns of changes: "inotify", or "once"; and what only its rescan looks at.
     pub watch: String,
     /// What it last saw of tinytask, in words.
     pub tinytask: String,
+    /// What it could not do at its last look, and tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// Why nothing happens, for readers who do not want to look themselves.
     pub holds: Vec<(String, Hold)>,
 }
 
 impl DaemonRecord {
-    pub(super) fn new(since: &Moment, watch: &str, seen: &Snapshot, decision: &Decision) -> Self {
+    pub(super) fn new(
+        since: &Moment,
+        watch: &str,
+        trouble: Option<String>,
+        seen: &Snapshot,
+        decision: &Decision,
+    ) -> Self {
         let tinytask = match &seen.tinytask {
             Tinytask::Fresh { .. } | Tinytask::NotAsked => "ok".to_owned(),
             Tinytask::Unreachable { error, .. } => format!("unreachable: {error}"),
@@ -93,6 +102,7 @@ impl DaemonRecord {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             watch: watch.to_owned(),
             tinytask,
+            trouble,
             holds,
         }
     }
@@ -118,6 +128,22 @@ pub struct Lock {
     file: File,
     layout: Layout,
     last: Option<DaemonRecord>,
+    /// Device and inode of the lock file and of the base path, when it was taken.
+    identity: Identity,
+    base: Identity,
+}
+
+type Identity = Option<(u64, u64)>;
+
+/// What has become of the folder that was locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is there.
+    Ours,
+    /// `.calypso` was deleted or replaced, in the same base path.
+    Emptied,
+    /// Something else, or nothing, has the base path's name.
+    Elsewhere,
 }
 
 impl Lock {
@@ -159,6 +185,8 @@ impl Lock {
                 base: layout.base().to_owned(),
             });
         }
+        let meta = file.metadata().map_err(write)?;
+        let (identity, base) = (Some((meta.dev(), meta.ino())), base_identity(layout));
         kill_point::reach("daemon:locked");
         let record = LockRecord::own();
         // Before anything is written: the record goes on naming a daemon that could see what it started.
@@ -166,12 +194,7 @@ impl Lock {
             can_see_what_runs(layout, &last, &record)?;
         }
         // What a killed daemon left behind of its own records; here is no other writer.
-        for entry in std::fs::read_dir(layout.state()).into_iter().flatten() {
-            let Ok(entry) = entry else { continue };
-            if files::is_temporary(&entry.file_name().to_string_lossy()) {
-                std::fs::remove_file(entry.path()).ok();
-            }
-        }
+        files::remove_temporary(&layout.state());
         // In place: the lock belongs to this inode, so the file cannot be replaced by another.
         let text = serde_json::to_string(&record).map_err(|error| write(error.into()))?;
         file.set_len(0)
@@ -185,7 +208,22 @@ impl Lock {
             file,
             layout: layout.clone(),
             last: None,
+            identity,
+            base,
         })
+    }
+
+    /// A lock that stands at another place than where everybody looks for it keeps nobody away.
+    pub(super) fn place(&self) -> Place {
+        if base_identity(&self.layout) != self.base {
+            return Place::Elsewhere;
+        }
+        match files::identity(&self.layout.lock()) {
+            Ok(found) if found == self.identity => Place::Ours,
+            Ok(_) => Place::Emptied,
+            // Unseen is not gone.
+            Err(_) => Place::Ours,
+        }
     }
 
     /// Its mtime tells when the daemon last looked.
@@ -209,6 +247,32 @@ impl Lock {
         self.last = Some(record.clone());
         Ok(())
     }
+}
+
+/// Through a symlink, which people may keep a base path behind.
+fn base_identity(layout: &Layout) -> Identity {
+    let meta = std::fs::metadata(layout.base()).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+impl Lock {
+    /// The last record, with this trouble instead of the one it told: for when there is no look to tell of.
+    pub(super) fn tell(&mut self, trouble: String) -> std::io::Result<()> {
+        let Some(last) = self.last.clone().filter(|_| self.place() == Place::Ours) else {
+            return Ok(());
+        };
+        self.record(&DaemonRecord {
+            trouble: Some(trouble),
+            ..last
+        })
+    }
+}
+
+/// What the daemon that holds the lock last said of itself.
+pub fn said(layout: &Layout, daemon: &ProcessId) -> Option<DaemonRecord> {
+    let text = files::read_bounded(&layout.daemon(), LIMIT).ok()?;
+    let record: DaemonRecord = serde_json::from_slice(&text).ok()?;
+    (record.process == *daemon).then_some(record)
 }
 
 /// Is this the place from which the runs of the last daemon can be watched?

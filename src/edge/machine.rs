@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 /// A kernel's version, as far as it is compared.
@@ -44,6 +45,17 @@ pub fn inotify_limits() -> Option<InotifyLimits> {
         watches: of("max_user_watches")?,
         queued_events: of("max_queued_events")?,
     })
+}
+
+/// Takes one instance with one watch and gives both back.
+///
+/// # Errors
+/// EMFILE: no instance is left (inotify_init1(2)); ENOSPC: no watch (inotify_add_watch(2)).
+pub fn try_inotify() -> io::Result<()> {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let instance = init(CreateFlags::CLOEXEC)?;
+    add_watch(&instance, "/", WatchFlags::MOVE_SELF)?;
+    Ok(())
 }
 
 /// inotify instances and watches that processes of this user hold, as far as this one may see.
@@ -110,7 +122,7 @@ fn parse_hidepid(mounts: &str) -> Option<String> {
         (point == "/proc").then_some(options)
     });
     let hidden = options
-        .last()?
+        .fold(None, |_, last| Some(last))?
         .split(',')
         .find_map(|option| option.strip_prefix("hidepid="))?;
     (!matches!(hidden, "0" | "off")).then(|| hidden.to_owned())
@@ -185,7 +197,7 @@ pub fn is_clock_kept() -> Option<bool> {
     let mut timex: nix::libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: adjtimex(2) fills the structure it is given, which lives until it returns; `modes` 0 changes nothing.
     let state = unsafe { nix::libc::adjtimex(&raw mut timex) };
-    (state >= 0).then(|| timex.status & nix::libc::STA_UNSYNC == 0)
+    (state >= 0).then_some(timex.status & nix::libc::STA_UNSYNC == 0)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ use agent::Gated;
 
 /// A spec that waited longer than this for its shim is not started any more: the daemon that wrote it has long looked again.
 const SPEC_AGE: Millis = Millis::secs(10);
-/// How often, a second apart, `ended` is tried again on a full disk before the run is given up as lost.
+/// How often, a second apart, `ended` is tried again where that fails for no lack of room, before the run is given up as lost.
 const END_TRIES: u32 = 60;
 
 /// Runs the shim where this process was started as one; `None` where it was not.
@@ -193,10 +193,10 @@ fn second_stage(place: &Place, lock: &OwnedFd) {
     }
     kill_point::reach("S2:young");
     // S3
-    if shim.write(Durability::Crash).is_err() {
-        return;
-    }
-    let (outcome, leftovers) = match shim.launch(agent_lock, lock) {
+    let started = shim
+        .write(Durability::Crash)
+        .map_err(|error| not_launched(format!("cannot record that it starts: {error}")));
+    let (outcome, leftovers) = match started.and_then(|()| shim.launch(agent_lock, lock)) {
         Ok((gated, log)) => shim.see_through(gated, &log),
         Err(outcome) => (outcome, vec![]),
     };
@@ -264,7 +264,20 @@ impl Shim<'_> {
         // S7
         gated.open_gate();
         kill_point::reach("S7:opened");
+        self.sync_start();
         Ok((gated, log))
+    }
+
+    /// Makes what the start left behind outlive a power cut, now that nobody waits for it: the agent claims the task in tinytask, which
+    /// does, and without a spec nobody would know whose claim that was. What fails here is no reason to end a run.
+    fn sync_start(&self) {
+        let layout = &self.place.layout;
+        let paths = layout.run(&self.place.dir);
+        let subject = layout.subject_runs(self.place.dir.id.subject);
+        let (spec, state) = (paths.spec(), paths.state());
+        for path in [spec, state, paths.dir, subject, layout.live()] {
+            File::open(path).and_then(|file| file.sync_all()).ok();
+        }
     }
 
     /// S5: from here on the task is ours, or somebody else's.
@@ -331,12 +344,13 @@ impl Shim<'_> {
         self.record.ended = Some(Moment::from(&clock::now()));
         kill_point::reach("X2:before");
         // X2
-        // A full disk may have room again in a moment. Until then the held lock and the pid file say "not over", which is safe;
-        // a second SIGTERM, or a minute, and the run is left to be found lost.
-        for _ in 0..END_TRIES {
-            if self.write(Durability::PowerCut).is_ok()
-                || watch::pause(&self.signals, Millis::secs(1)).is_some()
-            {
+        // A full disk will have room again, and nobody else knows how the run ended: this waits as long as that takes. Until then
+        // the held lock and the pid file say "not over", which is safe. A second SIGTERM, or a minute of any other failure (the
+        // folder is gone), and the run is left to be found lost.
+        let mut tries = 0;
+        while let Err(error) = self.write(Durability::PowerCut) {
+            tries += u32::from(!error.is_no_room());
+            if tries >= END_TRIES || watch::pause(&self.signals, Millis::secs(1)).is_some() {
                 break;
             }
         }

@@ -46,7 +46,12 @@ pub(super) fn wait(
         let now = clock::boot();
         // First, so that an end that came just before a limit is an end.
         if is_over(gated) {
-            return ladder.map(|ladder| ladder.cause);
+            // A machine that goes down tells agent and shim at once; then the agent's end is no failure of its work.
+            let system = || {
+                let by = read_stop(signals).filter(StoppedBy::is_system);
+                by.map(Outcome::Stopped)
+            };
+            return ladder.map(|ladder| ladder.cause).or_else(system);
         }
         let by = read_stop(signals);
         sweep::collect_strays(gated.pid);

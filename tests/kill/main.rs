@@ -59,7 +59,7 @@ fn a_gate_left_open_is_found() {
 
 #[test]
 fn a_lock_not_taken_is_found() {
-    let table = with_bug("no-lock", "S2:young");
+    let table = with_bug("no-lock", "S2:signals,1,Nobody");
     assert!(!table.is_clean(), "{table}");
 }
 
@@ -83,6 +83,12 @@ fn a_comment_made_twice_is_found() {
 
 #[test]
 fn a_number_taken_for_a_process_is_found() {
-    let table = with_bug("any-pid", "verdict:before,1,Daemon,Reuse");
+    let table = with_bug("any-pid", "X1:over,1,Both,Reuse");
     assert!(table.wrong_kills > 0, "{table}");
+}
+
+#[test]
+fn another_s_pid_file_taken_away_is_found() {
+    let table = with_bug("clear-any-pid-file", "S5:pid-written,1,Nobody(0),Outside");
+    assert!(table.doubled > 0, "{table}");
 }

@@ -37,8 +37,10 @@ for dir in "$B/.calypso/runs/$NAME"/*/; do
     [[ $spec == *"$CALYPSO_RUN"* ]] && record=$dir
 done
 [[ $record ]] || note NORECORD $$
+live=${record%/} live=$NAME-${live##*/}
+[[ -e $B/.calypso/live/$live ]] || note UNTRACKED $$ "$live"
 content "$record/state.json" state
-[[ $state == *'"running"'* ]] || note NOTRUNNING $$ "${state//[[:space:]]/}"
+[[ $state == *'"is": "running"'* ]] || note NOTRUNNING $$ "${state//[[:space:]]/}"
 
 # One call of tinytask, until it answers.
 call() {
@@ -58,7 +60,7 @@ call() {
     exit 7
 }
 claim() { call update_task '{"id":'"$1"',"status":"working"}'; }
-finish() { call update_task '{"id":'"$1"',"status":"complete"}'; }
+finish() { call update_task '{"id":'"$1"',"status":"complete"}'; echo complete >>"$ROOT/stamps/task_$1"; }
 # True the first time this task's agent comes here.
 first() { mkdir "$ROOT/acts/$NAME-$1" 2>/dev/null; }
 
@@ -66,7 +68,7 @@ case $Q in
     plain) claim "$T"; finish "$T" ;;
     leave) claim "$T"; first left && exit 1; finish "$T" ;;
     brood) claim "$T"; sleep 600 & (sleep 600 &) ; finish "$T" ;;
-    steal) claim "$T"; first stole && { claim $((T + 1)); finish $((T + 1)); }; finish "$T" ;;
+    steal) claim "$T"; [[ -d $B/workqueue/task_$((T + 1)) ]] && first stole && { claim $((T + 1)); finish $((T + 1)); }; finish "$T" ;;
     linger) claim "$T"; while [[ ! -e $ROOT/gates/$NAME ]]; do sleep 0.02; done; finish "$T" ;;
     dispatcher)
         for file in "$B"/inbound/*; do [[ -e $file ]] && mv "$file" "$ROOT/taken/"; done

@@ -4,19 +4,27 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use calypso_watch::core::model::{Outcome, RunSubject};
-use calypso_watch::core::record::{FailureClass, Write};
+use calypso_watch::core::layout::subject_dir;
+use calypso_watch::core::model::{Outcome, RunId, RunSubject};
+use calypso_watch::core::record::{FailureClass, VerdictRecord, Write};
 use calypso_watch::edge::runs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::plan::{Arm, Case, Mode, Prank, Victim};
-use super::scenario::{Work, dead_pid, is_complete, write_pid_file};
+use super::scenario::{Scenario, Work, assign, dead_pid, is_complete, write_pid_file};
 use super::world::{Role, World, is_alive, is_stopped};
 
 /// Far more than anything takes on a loaded machine; only a failure waits for it.
-const LIMIT: Duration = Duration::from_secs(45);
+const LIMIT: Duration = Duration::from_secs(90);
+/// Between two looks at a world: each costs something, and that on the machine whose time the case needs.
+const LOOK: Duration = Duration::from_millis(15);
+/// In which what is left of a case has to be gone: processes, and files.
+const LEFTOVERS: Duration = Duration::from_secs(30);
+const HALF_WRITTEN: Duration = Duration::from_secs(5);
+/// How long somebody works on a task by hand: a daemon has looked several times by then.
+const OUTSIDE: Duration = Duration::from_millis(1500);
 /// A daemon that cannot begin (its tinytask was killed at its start, say) is started again this often.
 const MOST_REFUSALS: u32 = 20;
 
@@ -82,8 +90,10 @@ pub(super) fn go(world: &mut World, case: &Case) -> Result {
         frozen: Vec::new(),
         others: Vec::new(),
         refusals: 0,
+        outside: None,
+        taken: None,
+        persons_looked: Instant::now(),
         is_stop_wished: false,
-        gates: BTreeSet::new(),
     };
     run.all();
     run.result
@@ -101,8 +111,12 @@ struct Run<'a> {
     /// Daemons that should not be.
     others: Vec<std::process::Child>,
     refusals: u32,
+    /// Since when somebody works on the first task by hand.
+    outside: Option<Instant>,
+    /// Since when it is in other hands.
+    taken: Option<Instant>,
+    persons_looked: Instant,
     is_stop_wished: bool,
-    gates: BTreeSet<i64>,
 }
 
 impl Run<'_> {
@@ -133,9 +147,9 @@ impl Run<'_> {
                 self.give_up();
                 break;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK);
         }
-        self.result.missed = self.pending.iter().any(|arm| *arm == self.case.arm);
+        self.result.missed = self.pending.contains(&self.case.arm);
         self.world.disarm();
         self.rest();
         self.check();
@@ -172,12 +186,18 @@ impl Run<'_> {
                 return;
             }
         }
+        self.others
+            .retain_mut(|daemon| daemon.try_wait().expect("it is ours").is_none());
+        if !self.world.has_daemon()
+            && let Some(other) = self.others.pop()
+        {
+            self.world.adopt_daemon(other);
+        }
         if !self.world.has_daemon() && self.refusals <= MOST_REFUSALS {
             self.world.start_daemon();
         }
-        let mut others = std::mem::take(&mut self.others);
-        others.retain_mut(|daemon| daemon.try_wait().expect("it is ours").is_none());
-        self.others = others;
+        self.outsider();
+        self.taker();
         self.persons();
     }
 
@@ -198,7 +218,9 @@ impl Run<'_> {
             until("it is stopped, or dead", || {
                 (is_stopped(pid) || !is_alive(pid)).then_some(())
             });
-            self.prank(arm.prank);
+            if arm.prank != Prank::Reuse {
+                self.prank(arm.prank);
+            }
             self.result.deaths += match arm.victim {
                 Victim::Itself => kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok().into(),
                 Victim::Daemon => self.world.kill_all(&[Role::Daemon]),
@@ -212,6 +234,10 @@ impl Run<'_> {
                 }
                 Victim::Nobody(_) => 0,
             };
+            // Only of the dead: what a living shim wrote would be written over.
+            if arm.prank == Prank::Reuse {
+                self.prank(arm.prank);
+            }
             let span = match arm.victim {
                 Victim::Nobody(span) => Duration::from_millis(span),
                 _ => Duration::ZERO,
@@ -245,6 +271,10 @@ impl Run<'_> {
         match prank {
             Prank::None => {}
             Prank::Intrude => write_pid_file(self.world, self.work.tasks[0], dead_pid()),
+            Prank::Outside => {
+                write_pid_file(self.world, self.work.tasks[0], self.world.bystander());
+                self.outside = Some(Instant::now());
+            }
             Prank::Complete => {
                 let task = self.work.tasks[0];
                 until("it is completed", || {
@@ -254,6 +284,14 @@ impl Run<'_> {
                 });
                 self.world.stamp(&format!("task_{task}"), "complete");
             }
+            Prank::Take => {
+                let taken = json!({"assigned_to": "somebody", "status": "working"});
+                let task = self.work.tasks[0];
+                until("it is taken", || {
+                    self.world.update(task, taken.clone()).then_some(())
+                });
+                self.taken = Some(Instant::now());
+            }
             Prank::Reuse => self.reuse(),
             Prank::SecondDaemon => {
                 let daemon = self.world.run_daemon();
@@ -262,7 +300,7 @@ impl Run<'_> {
         }
     }
 
-    /// The bystander's number, with the start of somebody who is dead.
+    /// The bystander's number, with the start of an agent that is dead; and a person who wants the run stopped.
     fn reuse(&mut self) {
         let pid = self.world.bystander();
         for name in self.world.names(".calypso/live") {
@@ -276,59 +314,125 @@ impl Run<'_> {
             let Ok(mut state) = serde_json::from_str::<Value>(&text) else {
                 continue;
             };
-            if let Some(ended) = state["state"]["ended"].as_object_mut() {
-                let stranger = json!({"process": {"pid": pid, "start": 1}, "comm": "bash"});
-                ended.insert("leftovers".into(), json!([stranger]));
-                std::fs::write(path, state.to_string()).expect("ours");
+            if state["state"]["is"] != "running" {
+                continue;
             }
+            state["state"]["agent"] = json!({"pid": pid, "start": 1});
+            std::fs::write(path, state.to_string()).expect("ours");
+            self.world.wish(&format!("stop-{subject}"));
+        }
+    }
+
+    /// Whoever works on a task by hand is let alone, and in the end takes their pid file away.
+    fn outsider(&mut self) {
+        let Some(since) = self.outside else { return };
+        let name = format!("task_{}", self.work.tasks[0]);
+        let path = self.world.path(&format!("running_tasks/{name}.pid"));
+        let pid = std::fs::read_to_string(&path).unwrap_or_default();
+        if pid.trim() != self.world.bystander().to_string() {
+            let what = format!("{name}.pid was another's, and is gone");
+            self.result.doubled.push(what);
+            self.outside = None;
+        } else if since.elapsed() > OUTSIDE {
+            std::fs::remove_file(path).expect("it is there");
+            self.outside = None;
+        }
+        if self.outside.is_some()
+            && (self.world.stamps(&name).iter()).any(|line| line.starts_with("start"))
+        {
+            let what = format!("{name}: an agent beside one that was started by hand");
+            self.result.doubled.push(what);
+            self.outside = None;
+        }
+    }
+
+    /// Whoever took a task to another queue finds it as they left it, and completes it.
+    fn taker(&mut self) {
+        let is_due = self.taken.is_some_and(|since| since.elapsed() > OUTSIDE);
+        if !is_due || !self.world.names(".calypso/live").is_empty() {
+            return;
+        }
+        let id = self.work.tasks[0];
+        let Some(task) = self.world.task(id) else {
+            return;
+        };
+        let comments = task["comments"].as_array().map_or(0, Vec::len);
+        if (&task["status"], comments) != (&json!("working"), 0) {
+            let what = format!("task {id} was in other hands: {task}");
+            self.result.doubled.push(what);
+        }
+        if self.world.update(id, json!({"status": "complete"})) {
+            self.taken = None;
         }
     }
 
     /// What people do: stop a run, let an agent go on, say `retry` where a run failed and was judged, which they are asked to.
     fn persons(&mut self) {
-        for at in 0..self.work.tasks.len() {
-            let task = self.work.tasks[at];
-            let Ok(id) = task.try_into() else { continue };
-            let subject = RunSubject::Task(id);
-            let last = runs::history(&self.world.layout, subject).ok();
-            let marks = last.as_ref().map_or(0, |h| h.marks.retried_after);
-            let verdict = last.and_then(|history| history.verdicts.last().cloned());
-            let asked = verdict.filter(|verdict| {
-                let parked = verdict
-                    .tasks
-                    .iter()
-                    .any(|t| matches!(t.write, Some(Write::Park { .. })));
-                let failed = verdict
-                    .failure
-                    .as_ref()
-                    .is_some_and(|f| f.class == FailureClass::Task);
-                let stopped = matches!(verdict.outcome, Outcome::Stopped(_));
-                verdict.run.subject == subject
-                    && verdict.run.number > marks
-                    && (parked || failed || stopped)
-            });
-            // Only of runs whose verdict is finished: a person sees it in `status` then.
-            let is_live = (self.world.names(".calypso/live").iter())
-                .any(|name| name.starts_with(&format!("task_{task}-")));
-            if asked.is_some() && !is_live {
-                self.gates.insert(task);
-                self.world.wish(&format!("retry-task_{task}"));
+        let queue = self.case.scenario.queue();
+        let is_next = |task: &i64| assign(self.world, *task, queue);
+        while self.work.unassigned.first().is_some_and(is_next) {
+            self.work.unassigned.remove(0);
+        }
+        if self.persons_looked.elapsed() < Duration::from_millis(40) {
+            return;
+        }
+        self.persons_looked = Instant::now();
+        for task in &self.work.tasks {
+            if let Ok(id) = (*task).try_into() {
+                self.say_retry(RunSubject::Task(id));
             }
-            if self.case.scenario == super::scenario::Scenario::Stop {
-                let gate = self.world.root().join(format!("gates/task_{task}"));
-                let has_begun = (self.world.stamps(&format!("task_{task}")).iter())
-                    .any(|line| line.starts_with("start"));
-                if has_begun && !self.is_stop_wished {
-                    self.is_stop_wished = true;
-                    self.world.wish(&format!("stop-task_{task}"));
-                }
-                let is_over = self.is_stop_wished
-                    && !(self.world.names(".calypso/control").iter())
-                        .any(|n| n.starts_with("stop"));
-                if is_over && !gate.exists() {
-                    std::fs::write(gate, "").expect("a file");
-                }
-            }
+        }
+        if !self.work.files.is_empty() {
+            self.say_retry(RunSubject::Inbound);
+        }
+        if self.case.scenario == Scenario::Stop {
+            self.stop_first();
+        }
+    }
+
+    /// Where the last run failed and is judged: a person sees it in `status` then, and does what that says.
+    fn say_retry(&self, subject: RunSubject) {
+        let name = subject_dir(subject);
+        let is_live = (self.world.names(".calypso/live").iter())
+            .any(|entry| entry.starts_with(&format!("{name}-")));
+        let Some(history) = runs::history(&self.world.layout, subject)
+            .ok()
+            .filter(|_| !is_live)
+        else {
+            return;
+        };
+        let forgiven = history.marks.retried_after;
+        let is_asked = history.verdicts.last().is_some_and(|last| {
+            let is_parked =
+                (last.tasks.iter()).any(|t| matches!(t.write, Some(Write::Park { .. })));
+            let has_failed = last
+                .failure
+                .as_ref()
+                .is_some_and(|f| f.class == FailureClass::Task);
+            let is_stopped = matches!(last.outcome, Outcome::Stopped(_));
+            let is_left = last.files.iter().any(|file| file.left);
+            last.run.subject == subject
+                && last.run.number > forgiven
+                && (is_parked || has_failed || is_stopped || is_left)
+        });
+        if is_asked {
+            self.world.wish(&format!("retry-{name}"));
+        }
+    }
+
+    /// A person stops the first task's run once it runs, and lets it go on afterwards.
+    fn stop_first(&mut self) {
+        let name = format!("task_{}", self.work.tasks[0]);
+        let gate = self.world.root().join("gates").join(&name);
+        let has_begun = (self.world.stamps(&name).iter()).any(|line| line.starts_with("start"));
+        if has_begun && !self.is_stop_wished {
+            self.is_stop_wished = true;
+            self.world.wish(&format!("stop-{name}"));
+        }
+        let is_over = self.is_stop_wished
+            && !(self.world.names(".calypso/control").iter()).any(|n| n.starts_with("stop"));
+        if is_over && !gate.exists() {
+            std::fs::write(gate, "").expect("a file");
         }
     }
 
@@ -378,40 +482,68 @@ impl Run<'_> {
         }
     }
 
-    /// Nothing but the daemon and its tinytask lives on.
+    /// Nothing but the daemon and its tinytask lives on, and nothing half-written lies about.
     fn rest(&mut self) {
-        let end = Instant::now() + Duration::from_secs(15);
+        let begun = Instant::now();
         loop {
             self.tend();
-            let left: Vec<_> = (self.world.processes().into_iter())
-                .filter(|(_, role)| !matches!(role, Role::Daemon | Role::Server))
-                .collect();
-            let daemons = self
-                .world
-                .processes()
-                .iter()
-                .filter(|(_, r)| *r == Role::Daemon)
-                .count();
+            let all = self.world.processes();
+            let (daemons, others): (Vec<_>, Vec<_>) = (all.into_iter())
+                .filter(|(_, role)| *role != Role::Server)
+                .partition(|(_, role)| *role == Role::Daemon);
             let halves = self.world.half_written();
-            if left.is_empty() && halves.is_empty() && daemons == 1 && self.world.watches() {
+            if others.is_empty() && halves.is_empty() && daemons.len() == 1 && self.world.watches()
+            {
                 return;
             }
-            if Instant::now() > end
-                || (left.is_empty()
-                    && daemons == 1
-                    && Instant::now() + Duration::from_secs(12) > end)
-            {
-                let lives = left
-                    .iter()
-                    .map(|(pid, role)| format!("process {pid} ({role:?}) lives on"));
-                self.result.leftovers.extend(lives);
+            let limit = if others.is_empty() && daemons.len() == 1 {
+                // Nobody is there any more who could clear a file away.
+                HALF_WRITTEN
+            } else {
+                LEFTOVERS
+            };
+            if begun.elapsed() > limit {
+                for (pid, role) in others {
+                    let what = format!("process {pid} ({role:?}) lives on");
+                    self.result.leftovers.push(what);
+                }
                 self.result.leftovers.extend(halves);
-                if daemons != 1 {
-                    self.result.leftovers.push(format!("{daemons} daemons"));
+                if daemons.len() != 1 {
+                    let what = format!("{} daemons", daemons.len());
+                    self.result.leftovers.push(what);
                 }
                 return;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Every run has its verdict, and history tells each once.
+    fn check_records(&mut self) {
+        let layout = &self.world.layout;
+        let history = std::fs::read_to_string(layout.history()).unwrap_or_default();
+        let told: Vec<RunId> = (history.lines())
+            .filter_map(|line| serde_json::from_str::<VerdictRecord>(line).ok())
+            .map(|verdict| verdict.run)
+            .collect();
+        for task in &self.work.tasks {
+            let Ok(id) = (*task).try_into() else { continue };
+            for dir in runs::list_runs(layout, RunSubject::Task(id)).unwrap_or_default() {
+                if !matches!(runs::read_verdict(layout, &dir), Ok(Some(_))) {
+                    let what = format!("run {} has no verdict", dir.id);
+                    self.result.lost.push(what);
+                }
+                let times = told.iter().filter(|run| **run == dir.id).count();
+                match times {
+                    1 => {}
+                    0 => self
+                        .result
+                        .lost
+                        .push(format!("history lacks run {}", dir.id)),
+                    _ => (self.result.doubled)
+                        .push(format!("history tells run {} {times} times", dir.id)),
+                }
+            }
         }
     }
 
@@ -441,6 +573,9 @@ impl Run<'_> {
                     .push(format!("inbound/{file} was taken by nobody"));
             }
         }
+        if self.result.lost.is_empty() {
+            self.check_records();
+        }
         for task in &self.work.tasks {
             let Some(found) = self.world.task(*task) else {
                 continue;
@@ -456,6 +591,10 @@ impl Run<'_> {
             }
             let was_done_by_another = self.case.arm.prank == Prank::Complete
                 && self.result.fired.iter().any(|p| p == self.case.arm.point);
+            if was_done_by_another && !seen.is_empty() {
+                let what = format!("task {task} was complete, and is told: {seen:?}");
+                self.result.doubled.push(what);
+            }
             if was_done_by_another && found["status"] != "complete" {
                 self.result.doubled.push(format!(
                     "task {task} was complete, and is {}",

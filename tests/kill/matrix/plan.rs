@@ -39,9 +39,13 @@ pub(super) enum Prank {
     None,
     /// A pid file of a dead process appears for the task.
     Intrude,
+    /// A pid file of the bystander appears for the task: somebody works on it by hand.
+    Outside,
     /// Somebody completes the task in tinytask.
     Complete,
-    /// The run's record names the bystander's number as a leftover, as if it had been given out again.
+    /// Somebody takes the task to another queue, and works on it.
+    Take,
+    /// The run's record names the bystander's number as its agent's, as if that had been given out again.
     Reuse,
     /// A second daemon is started.
     SecondDaemon,
@@ -189,6 +193,7 @@ pub(super) fn directed() -> Vec<Case> {
         case(S::Plain, "S2:session", Victim::Nobody(11_000), nothing),
         case(S::Plain, "S1:forked", Victim::Nobody(11_000), nothing),
         // Between its age's check and "go" no daemon may think that it is dead.
+        case(S::Plain, "S2:signals", Victim::Nobody(1500), nothing),
         case(S::Plain, "S2:young", Victim::Nobody(1500), nothing),
         case(S::Plain, "S5:linked", Victim::Nobody(1500), nothing),
         case(S::Plain, "S6:recorded", Victim::Nobody(1500), nothing),
@@ -209,8 +214,19 @@ pub(super) fn directed() -> Vec<Case> {
         case(S::Leave, "put-back:before", Victim::Daemon, Prank::Complete),
         case(S::Leave, "verdict:durable", Victim::Daemon, Prank::Complete),
         case(S::Park, "park:before", Victim::Daemon, Prank::Complete),
+        case(S::Leave, "put-back:before", Victim::Daemon, Prank::Take),
+        case(S::Leave, "verdict:durable", Victim::Nobody(0), Prank::Take),
+        case(S::Park, "verdict:durable", Victim::Daemon, Prank::Take),
+        // Somebody was faster, and is still at it.
+        case(
+            S::Plain,
+            "S5:pid-written",
+            Victim::Nobody(0),
+            Prank::Outside,
+        ),
+        case(S::Plain, "S5:before-pid", Victim::Daemon, Prank::Outside),
         // A number that is another's now.
-        case(S::Plain, "verdict:before", Victim::Daemon, Prank::Reuse),
+        case(S::Plain, "X1:over", Victim::Both, Prank::Reuse),
         // Two daemons.
         case(
             S::Plain,
@@ -221,7 +237,7 @@ pub(super) fn directed() -> Vec<Case> {
         case(
             S::Restart,
             "daemon:lock-opened",
-            Victim::Nobody(0),
+            Victim::Nobody(500),
             Prank::SecondDaemon,
         ),
         case(
@@ -230,6 +246,13 @@ pub(super) fn directed() -> Vec<Case> {
             Victim::Itself,
             Prank::SecondDaemon,
         ),
+        case(S::Inbound, "D3:started", Victim::Itself, nothing),
+        case(S::Inbound, "S7:opened", Victim::Itself, nothing),
+        case(S::Inbound, "X2:before", Victim::Itself, nothing),
+        case(S::Inbound, "verdict:durable", Victim::Itself, nothing),
+        case(S::Company, "verdict:before", Victim::Daemon, nothing),
+        case(S::Company, "put-back:before", Victim::Daemon, nothing),
+        case(S::Two, "verdict:durable", Victim::Itself, nothing),
         case(S::Plain, "S4:grouped", Victim::All, nothing),
         case(S::Leave, "verdict:durable", Victim::All, nothing),
         case(S::Leave, "put-back:commented", Victim::Server, nothing),
@@ -240,7 +263,21 @@ pub(super) fn directed() -> Vec<Case> {
 /// Any point, any victim, any mode; the dice say which.
 pub(super) fn random(dice: &mut Dice) -> Case {
     let point = kill_point::ALL[dice.below(kill_point::ALL.len())];
-    let (scenario, before, times) = way(point);
+    let (mut scenario, before, times) = way(point);
+    // What every run comes to, any run may come to.
+    if scenario == Scenario::Plain && before.is_none() {
+        let any = [
+            Scenario::Plain,
+            Scenario::Two,
+            Scenario::Leave,
+            Scenario::Company,
+            Scenario::Brood,
+            Scenario::Steal,
+            Scenario::Inbound,
+            Scenario::Inbound,
+        ];
+        scenario = any[dice.below(any.len())];
+    }
     let victim = match dice.below(10) {
         0 => Victim::Daemon,
         1 => Victim::Shim,
@@ -248,6 +285,7 @@ pub(super) fn random(dice: &mut Dice) -> Case {
         3 => Victim::Agent,
         4 => Victim::Server,
         5 => Victim::All,
+        6 if dice.below(8) == 0 => Victim::Nobody(12_000),
         6 => Victim::Nobody(dice.below(600) as u64),
         _ => Victim::Itself,
     };
@@ -315,7 +353,9 @@ impl Case {
         let pranks = [
             Prank::None,
             Prank::Intrude,
+            Prank::Outside,
             Prank::Complete,
+            Prank::Take,
             Prank::Reuse,
             Prank::SecondDaemon,
         ];

@@ -18,6 +18,8 @@ pub(super) enum Scenario {
     Leave,
     /// The same where one attempt is all there is: parked, until a person says `retry`.
     Park,
+    /// Two at once whose agents give up: the first to be judged is left working, as the other might be at it.
+    Company,
     /// Its agent leaves children behind.
     Brood,
     /// Its agent completes another task of its queue too.
@@ -44,15 +46,18 @@ pub(super) enum Scenario {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) tasks: Vec<i64>,
+    /// Those that are not in their queue yet.
+    pub(super) unassigned: Vec<i64>,
     pub(super) files: Vec<String>,
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Plain,
         Self::Two,
         Self::Leave,
         Self::Park,
+        Self::Company,
         Self::Brood,
         Self::Steal,
         Self::Stop,
@@ -76,7 +81,9 @@ impl Scenario {
         match self {
             Self::Retention => {
                 let task = new_task(world, "plain", true);
-                assign(world, task, "plain");
+                until("a task is assigned", || {
+                    assign(world, task, "plain").then_some(())
+                });
                 until("an old task is complete and judged", || {
                     let is_over =
                         is_complete(world, task) && world.names(".calypso/live").is_empty();
@@ -105,6 +112,7 @@ impl Scenario {
             Self::Rotation => {
                 let log = std::fs::File::options()
                     .append(true)
+                    .create(true)
                     .open(world.layout.log());
                 log.and_then(|file| file.set_len(17 << 20)).expect("ours");
                 work.tasks.push(new_task(world, "plain", true));
@@ -112,6 +120,10 @@ impl Scenario {
             Self::Two => {
                 work.tasks.push(new_task(world, "plain", true));
                 work.tasks.push(new_task(world, "plain", true));
+            }
+            Self::Company => {
+                work.tasks.push(new_task(world, "leave", true));
+                work.tasks.push(new_task(world, "leave", true));
             }
             Self::Steal => {
                 // One after the other, so that the second's number follows the first's.
@@ -135,9 +147,9 @@ impl Scenario {
         work
     }
 
-    fn queue(self) -> &'static str {
+    pub(super) fn queue(self) -> &'static str {
         match self {
-            Self::Leave | Self::Park => "leave",
+            Self::Leave | Self::Park | Self::Company => "leave",
             Self::Brood => "brood",
             Self::Steal => "steal",
             Self::Stop => "linger",
@@ -147,9 +159,7 @@ impl Scenario {
 
     /// What sets it going, once everything is armed; how many it killed for that.
     pub(super) fn begin(self, world: &mut World, work: &mut Work) -> u32 {
-        for task in &work.tasks {
-            assign(world, *task, self.queue());
-        }
+        work.unassigned = work.tasks.clone();
         match self {
             Self::Restart | Self::Retention => return world.kill_all(&[Role::Daemon]),
             Self::Revive => return world.kill_all(&[Role::Server]),
@@ -178,12 +188,9 @@ pub(super) fn new_task(world: &World, queue: &str, with_folder: bool) -> i64 {
     id
 }
 
-pub(super) fn assign(world: &World, task: i64, queue: &str) {
-    until("a task is assigned", || {
-        world
-            .update(task, json!({"assigned_to": queue}))
-            .then_some(())
-    });
+/// `false` where tinytask did not answer.
+pub(super) fn assign(world: &World, task: i64, queue: &str) -> bool {
+    world.update(task, json!({"assigned_to": queue}))
 }
 
 pub(super) fn is_complete(world: &World, task: i64) -> bool {

@@ -79,7 +79,7 @@ impl World {
         let settings = format!(
             "settle = \"50ms\"\nrescan = \"1s\"\nstop_grace = \"1s\"\nmax_attempts = {attempts}\nkeep_days = 1\n\
              missing_folder = \"create\"\n\n[agent]\ncommand = [\"bash\", \"{{base_path}}/agent.sh\", \"{{queue}}\", \"{{task_id}}\"]\n\n\
-             [tinytask]\nbuiltin = true\nlisten = \"{address}\"\n"
+             [tinytask]\nbuiltin = true\nlisten = \"{address}\"\n\n[queues.leave]\nconcurrency = 2\n"
         );
         std::fs::write(base.join("calypso.toml"), settings).expect("a file");
         let bystander = bystander(&root, &base);
@@ -117,6 +117,12 @@ impl World {
     pub(super) fn start_daemon(&mut self) {
         assert!(self.daemon.is_none(), "there is a daemon already");
         let daemon = self.run_daemon();
+        self.daemon = Some(daemon);
+    }
+
+    /// One that was started beside another that is over now.
+    pub(super) fn adopt_daemon(&mut self, daemon: Child) {
+        assert!(self.daemon.is_none(), "there is a daemon already");
         self.daemon = Some(daemon);
     }
 
@@ -236,7 +242,7 @@ impl World {
             let is = |at: usize, text: &str| words.get(at).is_some_and(|w| *w == text.as_bytes());
             let role = if is(1, "__shim") {
                 // The child at its gate is a copy of its shim.
-                if parent(pid).is_some_and(|parent| is_shim(parent)) {
+                if parent(pid).is_some_and(is_shim) {
                     Role::Agent
                 } else {
                     Role::Shim

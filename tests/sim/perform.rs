@@ -146,9 +146,7 @@ impl World {
                 if !is_still_runnable(&detail, &launch.queue) {
                     self.counts.hit("task changed before its launch");
                     if let Some(row) = seen.tasks.get(&id).cloned() {
-                        self.memory()
-                            .rechecked
-                            .insert(id, Rechecked { row, detail });
+                        self.memory().rechecked.insert(id, row);
                     }
                     return Ok(Ok(true));
                 }

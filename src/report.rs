@@ -143,7 +143,13 @@ impl From<daemon::Error> for Failure {
             ),
             daemon::Error::Write { .. } => Self::new(Exit::Failed, error)
                 .hint("is the disk full, or the folder another user's?".to_owned()),
-            daemon::Error::Signals(_) => Self::new(Exit::Failed, error),
+            daemon::Error::NoLinks { .. } => Self::new(Exit::Failed, error).hint(
+                "a pid file is a hard link: keep both folders on one file system and one mount that has these"
+                    .to_owned(),
+            ),
+            daemon::Error::Signals(_) | daemon::Error::Displaced { .. } => {
+                Self::new(Exit::Failed, error)
+            }
         }
     }
 }

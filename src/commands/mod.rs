@@ -13,9 +13,11 @@ use crate::look::Looker;
 use crate::report::{Exit, Failure};
 
 pub mod demo;
+pub mod doctor;
 pub mod init;
 pub mod logs;
 pub mod run;
+pub mod selftest;
 pub mod show;
 pub mod stop;
 pub mod submit;
@@ -50,6 +52,8 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         )
         .hint("leave `--base-path` out; `--keep` keeps it".to_owned())),
         Command::Demo(demo) => demo::call(&demo),
+        Command::Doctor(doctor) => doctor::call(base, &doctor),
+        Command::Selftest(selftest) => selftest::call(base, &selftest),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

@@ -200,7 +200,9 @@ pub struct Evidence {
     /// Digest of the task's folder now.
     pub folder: u64,
     /// Inbound runs: what of the baseline is still there unchanged.
-    pub left: Vec<FileKey>,
+    pub left: BTreeSet<FileKey>,
+    /// Inbound runs: what of the baseline is still there by its name, but changed, and as what it is there now.
+    pub changed: BTreeMap<FileKey, FileKey>,
     /// Inbound runs that left files: tasks created since the launch.
     pub created: Vec<TaskId>,
 }

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream;
 
 use super::{Looker, Scope, chain};
 use crate::core::model::{
-    Detail, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
+    Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::Write;
 use crate::core::verdict::{Meaning, questions};
@@ -17,6 +19,10 @@ use crate::edge::{clock, goose, inbound, tinytask};
 
 /// Of so many known open tasks, most have to vanish before the server is suspected.
 const SUSPICIOUS_FROM: usize = 4;
+/// Tasks asked about at the same time.
+const AT_ONCE: usize = 8;
+/// Tasks that could not be launched at the last moment, of which each look asks what has become of them.
+const MOST_ASKED_AGAIN: usize = 8;
 
 impl Looker {
     pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
@@ -110,16 +116,65 @@ impl Looker {
                 working.map(|task| task.id)
             }))
             .collect();
-        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
-        for (id, detail) in wanted.iter().zip(details) {
-            seen.details.insert(*id, detail.map_err(error)?);
+        for (id, detail) in details(tinytask, &wanted).await {
+            match detail {
+                Ok(detail) => drop(seen.details.insert(id, detail)),
+                // The server answers, so the rest goes on; what it says of this one task cannot be understood.
+                Err(unread) if !unread.is_connection() => {
+                    let why = format!(
+                        "tinytask's word on #{id} cannot be used: {}",
+                        chain(&unread)
+                    );
+                    seen.cannot_read(RunSubject::Task(id), why);
+                }
+                Err(unread) => return Err(error(unread)),
+            }
         }
-        for (id, detail) in std::mem::take(&mut self.memory.rechecked) {
-            seen.details.entry(id).or_insert(detail);
-        }
+        self.recall_rechecked(seen).await.map_err(error)?;
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
+    }
+
+    /// What stood in a launch's way at the last moment stands there until the task's row changes, or a whole look shows its
+    /// parts: no list of a queue tells that a parent has open parts elsewhere, and were it forgotten, two such parents at the
+    /// head of a queue would be tried in turn for ever, and the tasks behind them never. Parts may end without a trace in their
+    /// parent's row, so the first few are asked about again.
+    async fn recall_rechecked(&mut self, seen: &mut Snapshot) -> Result<(), tinytask::Error> {
+        let Some(tinytask) = &self.tinytask else {
+            return Ok(());
+        };
+        let rechecked = &mut self.memory.rechecked;
+        if seen.coverage == Coverage::Everything {
+            rechecked.clear();
+            return Ok(());
+        }
+        rechecked.retain(|id, known| match seen.tasks.get(id) {
+            Some(row) => *row == known.row,
+            None => (known.row.queue()).is_some_and(|queue| !seen.coverage.has(&queue)),
+        });
+        let listed = (rechecked.iter()).filter(|(id, _)| seen.tasks.contains_key(id));
+        let again: Vec<TaskId> = listed.map(|(id, _)| *id).take(MOST_ASKED_AGAIN).collect();
+        let answers = join_all(again.iter().map(|id| tinytask.detail(*id))).await;
+        for (id, answer) in again.iter().zip(answers) {
+            let answer = answer?;
+            if let Some(known) = rechecked.get_mut(id) {
+                known.detail = answer;
+            }
+        }
+        for (id, known) in rechecked.iter() {
+            if !seen.tasks.contains_key(id) {
+                continue;
+            }
+            match &known.detail {
+                Detail::Found(found) if found.task.is_open() => {
+                    seen.tasks.insert(*id, found.task.clone());
+                }
+                Detail::Found(_) | Detail::NotFound => drop(seen.tasks.remove(id)),
+            }
+            seen.details.entry(*id).or_insert(known.detail.clone());
+        }
+        Ok(())
     }
 
     /// Queues that could start something, and queues a run of which is over.
@@ -249,11 +304,10 @@ impl Looker {
             .iter()
             .filter_map(|(subject, history)| parked(subject, history))
             .collect();
-        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
+        let details = details(tinytask, &wanted).await;
         seen.details.extend(
-            wanted
+            details
                 .into_iter()
-                .zip(details)
                 .filter_map(|(id, detail)| Some((id, detail.ok()?))),
         );
     }
@@ -264,7 +318,9 @@ impl Looker {
         if !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
             return;
         }
-        let present: BTreeSet<_> = seen.inbound.iter().map(|entry| entry.key.clone()).collect();
+        let present: BTreeMap<&str, &FileKey> = (seen.inbound.iter())
+            .map(|entry| (entry.key.name.as_str(), &entry.key))
+            .collect();
         for run in &mut seen.runs {
             if run.verdict.is_some() || run.meaning() != Meaning::Complete {
                 continue;
@@ -277,16 +333,17 @@ impl Looker {
                 continue;
             }
             let output = goose::read_output(&self.layout.run(&run.dir).output());
-            let left: Vec<_> = spec
-                .baseline
-                .inbound
-                .iter()
-                .filter(|file| present.contains(file))
-                .cloned()
-                .collect();
+            let (mut left, mut changed) = (BTreeSet::new(), BTreeMap::new());
+            for file in &spec.baseline.inbound {
+                match present.get(file.name.as_str()) {
+                    Some(now) if *now == file => drop(left.insert(file.clone())),
+                    Some(now) => drop(changed.insert(file.clone(), (*now).clone())),
+                    None => {}
+                }
+            }
             let mut created = Vec::new();
             // An inbound run's launch asked for the highest task: 0 says that there was none yet.
-            if !left.is_empty()
+            if !(left.is_empty() && changed.is_empty())
                 && let Some(tinytask) = &self.tinytask
             {
                 match tinytask.all_tasks().await {
@@ -300,6 +357,14 @@ impl Looker {
                     Err(_) => continue,
                 }
             }
+            // One that lies in a folder of a task made meanwhile was taken: what has its name here is another's request.
+            if changed.iter().any(|(was, now)| was.inode != now.inode) {
+                let folders = created.iter().map(|id| self.layout.task_folder(*id));
+                let moved: BTreeSet<u64> = folders
+                    .flat_map(|folder| inbound::inodes(&folder))
+                    .collect();
+                changed.retain(|was, now| was.inode == now.inode || !moved.contains(&was.inode));
+            }
             run.evidence = Some(Evidence {
                 tokens: output.tokens,
                 cost: output.cost,
@@ -309,10 +374,24 @@ impl Looker {
                     .task
                     .map_or(0, |task| inbound::digest(&self.layout.task_folder(task.id))),
                 left,
+                changed,
                 created,
             });
         }
     }
+}
+
+/// `get_task` of each. A few at a time: the time limit of a call counts from its making, and thousands made at once would wait for
+/// each other until it has passed.
+async fn details<'a>(
+    tinytask: &tinytask::Tinytask,
+    ids: impl IntoIterator<Item = &'a TaskId>,
+) -> Vec<(TaskId, Result<Detail, tinytask::Error>)> {
+    stream::iter(ids)
+        .map(async |id| (*id, tinytask.detail(*id).await))
+        .buffered(AT_ONCE)
+        .collect()
+        .await
 }
 
 /// Is the task still what its launch was decided on?

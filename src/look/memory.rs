@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Looker, chain};
 use crate::core::layout::Layout;
-use crate::core::model::{Detail, Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
+use crate::core::model::{Detail, Moment, ProcessId, RunId, RunSubject, Task, TaskId, TaskKey};
 use crate::core::record::{FORMAT, Known, VerdictRecord};
 use crate::core::{History, Snapshot};
 use crate::edge::{inbound, recipe, runs};
@@ -40,14 +40,22 @@ pub struct Memory {
     pub(super) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.
     pub closed: inbound::Closed,
-    /// Answers that made a launch impossible at the last moment; they count in the next look.
-    pub rechecked: BTreeMap<TaskId, Detail>,
+    /// Answers that made a launch impossible at the last moment; they count in the looks that follow.
+    pub rechecked: BTreeMap<TaskId, Rechecked>,
     pub(super) recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,
     recent: Option<Vec<VerdictRecord>>,
     /// Whether the daemon's own writes keep the caches above true; else each look reads the disk.
     pub is_writer: bool,
+}
+
+/// An answer of `get_task` that said otherwise than the queue's list.
+#[derive(Debug)]
+pub struct Rechecked {
+    /// As the list had it.
+    pub row: Task,
+    pub detail: Detail,
 }
 
 impl Memory {
@@ -83,6 +91,14 @@ impl Memory {
         if let Some(subjects) = &mut self.subjects {
             subjects.insert(subject);
         }
+    }
+    /// All records are gone.
+    pub fn forget_records(&mut self) {
+        self.histories.clear();
+        self.subjects = None;
+        self.recent = None;
+        self.leftovers.clear();
+        self.swept.clear();
     }
     /// A verdict was finished.
     pub fn add_verdict(&mut self, verdict: &VerdictRecord) {

@@ -13,10 +13,7 @@ fn world() -> (World, Proxy) {
     let mut world = World::new().set("max_attempts", "1");
     let proxy = Proxy::before(&world.address);
     world.through = Some(proxy.address.clone());
-    let straight = format!(
-        "export CALYPSO_TINYTASK_URL=http://{}/mcp; ",
-        world.address
-    );
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
     let world = world
         .queue("architect", &format!("{straight} claim; move coder"))
         .queue("coder", &format!("{straight} claim; exit 3"))

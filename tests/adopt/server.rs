@@ -54,7 +54,11 @@ fn a_server_that_hangs_at_any_moment_costs_nothing_but_time() {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&words).contains("tinytask\0serve")
     };
-    let server = world.marked("").into_iter().find(is_server).expect("it runs");
+    let server = world
+        .marked("")
+        .into_iter()
+        .find(is_server)
+        .expect("it runs");
     let mut tasks = Vec::new();
     for round in 0..6_u64 {
         let task = world.task("architect", &format!("round {round}"));
@@ -86,10 +90,7 @@ fn what_answers_like_no_tinytask_is_waited_for_and_its_verdicts_come_late() {
     let mut world = World::new();
     let proxy = Proxy::before(&world.address);
     world.through = Some(proxy.address.clone());
-    let straight = format!(
-        "export CALYPSO_TINYTASK_URL=http://{}/mcp; ",
-        world.address
-    );
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
     let stale = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#;
     let mut world = world
         .section("timeout = \"1s\"")
@@ -375,10 +376,7 @@ fn a_list_of_25_000_tasks_and_16_mib_is_read_whole() {
     let mut world = World::new();
     let proxy = Proxy::before(&world.address);
     world.through = Some(proxy.address.clone());
-    let straight = format!(
-        "export CALYPSO_TINYTASK_URL=http://{}/mcp; ",
-        world.address
-    );
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
     let task = world.task("coder", "among many");
     {
         let mut db = rusqlite::Connection::open(world.db()).expect("a database");

@@ -202,7 +202,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         time,
     };
     if status.json {
-        say(&format!("{:#}\n", view::status_json(&input)))?
+        say(&view::text::json(&view::status_json(&input)))?
     } else {
         say(&view::status(&input))?
     };
@@ -255,7 +255,7 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
         time,
     };
     if plan.json {
-        say(&format!("{:#}\n", view::plan_json(&input)))?
+        say(&view::text::json(&view::plan_json(&input)))?
     } else {
         say(&view::plan(&input))?
     };
@@ -295,7 +295,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         time,
     };
     if why.json {
-        say(&format!("{:#}\n", view::why_json(&input)))?
+        say(&view::text::json(&view::why_json(&input)))?
     } else {
         say(&view::why(&input))?
     };

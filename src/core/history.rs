@@ -198,7 +198,7 @@ impl Standing {
         let standing = &mut self;
         let Some((record, entry)) = last else {
             if is_known {
-                standing.stay += 1;
+                standing.stay = standing.stay.saturating_add(1);
             }
             return self;
         };
@@ -209,7 +209,7 @@ impl Standing {
         if !stay_goes_on(record, entry, queue) || moved || lifted {
             let progressed = entry.verdict == Verdict::Progress && record.queue == *queue && !moved;
             let (wait, stopped) = (standing.wait.take(), standing.stopped.take());
-            standing.stay = entry.stay + 1;
+            standing.stay = entry.stay.saturating_add(1);
             standing.begin_stay();
             // It may go on where it got on, but not in a spin.
             standing.wait = wait.filter(|_| progressed);

@@ -148,16 +148,16 @@ pub struct Daemon {
     /// When the event that led to the present look was read.
     event: Option<Moment>,
     builtin: Option<Builtin>,
-    /// Something seen since the last whole look calls for another one before anything is started.
-    wants_everything: bool,
-    /// As it was last written down.
-    known: Option<Known>,
     /// Something else had the base path's name at the last look.
     is_displaced: bool,
     /// What failed in the last round.
     trouble: Option<String>,
     /// How changes are heard of, in words.
     heard_by: String,
+    /// Something seen since the last whole look calls for another one before anything is started.
+    wants_everything: bool,
+    /// As it was last written down.
+    known: Option<Known>,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -196,11 +196,11 @@ impl Daemon {
             since: (&clock::now()).into(),
             event: None,
             builtin,
-            wants_everything: false,
-            known: None,
             is_displaced: false,
             trouble: None,
             heard_by: "once".into(),
+            wants_everything: false,
+            known: None,
         })
     }
 

@@ -18,7 +18,7 @@ use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
 use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, goose, inbound, process, runs, tinytask};
-use crate::look::{Rechecked, chain, is_gone, is_still_runnable};
+use crate::look::{chain, is_gone, is_still_runnable};
 
 /// How long a sweep may take; what outlives it is held against the run.
 const SWEEP_TIME: Millis = Millis::secs(5);
@@ -240,10 +240,7 @@ impl Daemon {
             RunSubject::Task(id) => {
                 let detail = tinytask.detail(id).await?;
                 if !is_still_runnable(&detail, &launch.queue) {
-                    if let Some(row) = seen.tasks.get(&id).cloned() {
-                        let rechecked = Rechecked { row, detail };
-                        self.looker.memory.rechecked.insert(id, rechecked);
-                    }
+                    self.looker.memory.rechecked.insert(id);
                     return Ok(true);
                 }
                 Some(detail)

@@ -21,8 +21,6 @@ use crate::edge::{clock, goose, inbound, tinytask};
 const SUSPICIOUS_FROM: usize = 4;
 /// Tasks asked about at the same time.
 const AT_ONCE: usize = 8;
-/// Tasks that could not be launched at the last moment, of which each look asks what has become of them.
-const MOST_ASKED_AGAIN: usize = 8;
 
 impl Looker {
     pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
@@ -115,6 +113,10 @@ impl Looker {
                 });
                 working.map(|task| task.id)
             }))
+            .chain(
+                (self.memory.rechecked.iter().copied())
+                    .filter(|id| !is_whole && seen.tasks.contains_key(id)),
+            )
             .collect();
         for (id, detail) in details(tinytask, &wanted).await {
             match detail {
@@ -130,51 +132,17 @@ impl Looker {
                 Err(unread) => return Err(error(unread)),
             }
         }
-        self.recall_rechecked(seen).await.map_err(error)?;
+        self.memory
+            .rechecked
+            .retain(|id| match seen.details.get(id) {
+                Some(Detail::Found(found)) => found.open_subtasks > 0,
+                Some(Detail::NotFound) => false,
+                // Its queue was not asked, or a look at everything shows its parts.
+                None => !is_whole || seen.tasks.contains_key(id),
+            });
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
-    }
-
-    /// What stood in a launch's way at the last moment stands there until the task's row changes, or a whole look shows its
-    /// parts: no list of a queue tells that a parent has open parts elsewhere, and were it forgotten, two such parents at the
-    /// head of a queue would be tried in turn for ever, and the tasks behind them never. Parts may end without a trace in their
-    /// parent's row, so the first few are asked about again.
-    async fn recall_rechecked(&mut self, seen: &mut Snapshot) -> Result<(), tinytask::Error> {
-        let Some(tinytask) = &self.tinytask else {
-            return Ok(());
-        };
-        let rechecked = &mut self.memory.rechecked;
-        if seen.coverage == Coverage::Everything {
-            rechecked.clear();
-            return Ok(());
-        }
-        rechecked.retain(|id, known| match seen.tasks.get(id) {
-            Some(row) => *row == known.row,
-            None => (known.row.queue()).is_some_and(|queue| !seen.coverage.has(&queue)),
-        });
-        let listed = (rechecked.iter()).filter(|(id, _)| seen.tasks.contains_key(id));
-        let again: Vec<TaskId> = listed.map(|(id, _)| *id).take(MOST_ASKED_AGAIN).collect();
-        let answers = join_all(again.iter().map(|id| tinytask.detail(*id))).await;
-        for (id, answer) in again.iter().zip(answers) {
-            let answer = answer?;
-            if let Some(known) = rechecked.get_mut(id) {
-                known.detail = answer;
-            }
-        }
-        for (id, known) in rechecked.iter() {
-            if !seen.tasks.contains_key(id) {
-                continue;
-            }
-            match &known.detail {
-                Detail::Found(found) if found.task.is_open() => {
-                    seen.tasks.insert(*id, found.task.clone());
-                }
-                Detail::Found(_) | Detail::NotFound => drop(seen.tasks.remove(id)),
-            }
-            seen.details.entry(*id).or_insert(known.detail.clone());
-        }
-        Ok(())
     }
 
     /// Queues that could start something, and queues a run of which is over.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Looker, chain};
 use crate::core::layout::Layout;
-use crate::core::model::{Detail, Moment, ProcessId, RunId, RunSubject, Task, TaskId, TaskKey};
+use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
 use crate::core::record::{FORMAT, Known, VerdictRecord};
 use crate::core::{History, Snapshot};
 use crate::edge::{inbound, recipe, runs};
@@ -40,22 +40,15 @@ pub struct Memory {
     pub(super) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.
     pub closed: inbound::Closed,
-    /// Answers that made a launch impossible at the last moment; they count in the looks that follow.
-    pub rechecked: BTreeMap<TaskId, Rechecked>,
+    /// Tasks whose lists showed them runnable, and a word with tinytask right before their launch did not: parents, whose parts lie in
+    /// queues that were not asked. They are asked about at each look, or one would be tried again as soon as it is another's turn.
+    pub rechecked: BTreeSet<TaskId>,
     pub(super) recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,
     recent: Option<Vec<VerdictRecord>>,
     /// Whether the daemon's own writes keep the caches above true; else each look reads the disk.
     pub is_writer: bool,
-}
-
-/// An answer of `get_task` that said otherwise than the queue's list.
-#[derive(Debug)]
-pub struct Rechecked {
-    /// As the list had it.
-    pub row: Task,
-    pub detail: Detail,
 }
 
 impl Memory {

@@ -31,7 +31,7 @@ mod processes;
 mod server;
 
 pub use asking::{is_gone, is_still_runnable};
-pub use memory::{Memory, Rechecked};
+pub use memory::Memory;
 pub use server::{Server, which_server};
 
 /// How much of tinytask a look asks for.

@@ -302,7 +302,7 @@ fn environment(pid: i32) -> io::Result<Vec<u8>> {
 }
 
 /// The values of the token's variable in an environment: `NAME=value`, each ended by a NUL.
-fn tokens(environment: &[u8]) -> Vec<&str> {
+pub fn tokens(environment: &[u8]) -> Vec<&str> {
     environment
         .split(|&byte| byte == 0)
         .filter_map(|entry| {
@@ -337,7 +337,7 @@ fn held_files(pid: i32) -> io::Result<Vec<(u64, u64)>> {
 }
 
 /// Linux writes `lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:10010635 0 EOF` for the description that holds one (proc_pid_fdinfo(5)).
-fn holds_ofd_lock(fdinfo: &[u8]) -> bool {
+pub fn holds_ofd_lock(fdinfo: &[u8]) -> bool {
     fdinfo.split(|&byte| byte == b'\n').any(|line| {
         line.strip_prefix(b"lock:").is_some_and(|rest| {
             rest.split(|byte| byte.is_ascii_whitespace())

@@ -367,6 +367,6 @@ mod tests {
         assert_eq!(checkup.findings(), 1);
         checkup.areas[1].findings.clear();
         assert_eq!(checkup.findings(), 0);
-        assert!(doctor(&checkup).ends_with("all is well: 5 checks; 1 note\n"));
+        assert!(doctor(&checkup).ends_with("all is well: 7 checks; 1 note\n"));
     }
 }

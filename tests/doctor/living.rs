@@ -138,7 +138,7 @@ fn an_orphan_is_found_with_its_way_out() {
         "model = \"gpt-5.2\"\nstop_grace = \"200ms\"",
     );
     world.goose("works", "");
-    let world = busy(world);
+    let mut world = busy(world);
     let state = || -> Value {
         serde_json::from_str(&world.read(".calypso/runs/task_1/0001-coder/state.json"))
             .unwrap_or_default()
@@ -161,8 +161,25 @@ fn an_orphan_is_found_with_its_way_out() {
     world.eventually("its shim is dead", is_orphan);
     let report = world.doctor();
     let finding = report.finds("runs", "warn", "run 1/1 of coder is an orphan");
+    // Without a daemon `stop` ends the agent itself; the next daemon knows whose word that was, and starts it no more.
+    world.kill_daemon();
     world.mend(finding);
+    world.watch();
     world.eventually("it is over", || {
-        !is_orphan() && !world.path("running_tasks/task_1.pid").exists()
+        !world.path("running_tasks/task_1.pid").exists()
     });
+    let waits = || {
+        let report = world.doctor();
+        let [finding] = report.counted()[..] else {
+            return false;
+        };
+        finding["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("run 1/1 was stopped by a person"))
+    };
+    world.eventually("it waits for a person", waits);
+    assert!(
+        !world.path(".calypso/runs/task_1/0002-coder").exists(),
+        "it was started again"
+    );
 }

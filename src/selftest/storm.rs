@@ -428,8 +428,8 @@ impl<'a> Round<'a> {
             Victim::Pause => self.pause(),
             Victim::Shim | Victim::Agent | Victim::DaemonAndShim | Victim::ShimAndAgent => {
                 let mut run = None;
-                // Some patience: one may be about to start.
-                within(Duration::from_millis(500), || {
+                // Some patience: one may be about to start, on a slow machine late.
+                within(Duration::from_secs(3), || {
                     let live = self.world.live();
                     run = self.dice.choose(&live).cloned();
                     run.is_some()

@@ -141,7 +141,11 @@ fn tell(world: &mut World) {
         if world.broken.is_some() {
             return;
         }
-        if world.daemon.as_ref().is_some_and(|d| d.memory.is_suspicious) {
+        if world
+            .daemon
+            .as_ref()
+            .is_some_and(|d| d.memory.is_suspicious)
+        {
             // A person reads why everything waits, and starts the daemon anew.
             world.kill_daemon();
         }

@@ -146,7 +146,8 @@ impl Deciding<'_> {
         };
         let limit = spec.limits.time.0.saturating_add(patience);
         let limit = Millis(limit.saturating_add(grace));
-        let left = began.left_of(limit, self.now);
+        // By the boot clock alone, as the shim counts: a wall clock set forward must not end what has hardly begun.
+        let left = Millis(limit.0.saturating_sub(began.age(self.now).0));
         if left.0 == 0 {
             self.out.actions.push(stop(StopCause::TimeLimit));
         } else {

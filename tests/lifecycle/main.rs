@@ -19,7 +19,6 @@ mod restart;
 mod server;
 mod slots;
 mod verdicts;
-#[expect(dead_code, reason = "shared with tests that ask more of it")]
 mod world;
 
 use serde_json::json;

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Kills daemons, shims, agents and tinytask at random for as long as you like, in a pid namespace of its own, and prints what was
-# lost, doubled, wrongly killed or left over: all zeros, or it fails.
+# Kills daemons, shims, agents and tinytask at every kill point and then at random for as long as you like, in a pid namespace of its
+# own, and prints what was lost, doubled, wrongly killed or left over: all zeros, or it fails.
 #
-#   scripts/torture.sh [--deaths N] [--minutes N] [--seed S] [--json] [--in DIR] [--bases N] [--debug]
+#   scripts/torture.sh [--deaths N] [--minutes N] [--seed S] [--json] [--storms | --matrix] [--in DIR] [--bases N] [--debug]
 #
-# 1,000 deaths where nothing is said. Ctrl-C ends it with the table so far. `--debug` takes the binary that `cargo test` has built.
-# CARGO_BUILD_FLAGS="--features …" builds another one.
+# 1,000 deaths where nothing is said. `--storms` leaves the matrix of kill points out, `--matrix` the storms. Ctrl-C ends the storms
+# with the table so far. `--debug` takes what `cargo test --features kill-points` has built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,8 +16,7 @@ for word in "$@"; do
 done
 
 # Cargo says where it put the driver; what it has to say to people goes to standard error.
-# shellcheck disable=SC2086 # several words are meant
-driver=$(cargo build --locked --profile "$profile" --test torture ${CARGO_BUILD_FLAGS:-} --message-format=json-render-diagnostics |
+driver=$(cargo build --locked --profile "$profile" --features kill-points --test torture --message-format=json-render-diagnostics |
     sed -n 's/.*"executable":"\([^"]*\/torture-[^"]*\)".*/\1/p' | tail -n 1)
 [[ -x $driver ]] || { echo "error: cargo built no driver" >&2; exit 1; }
 

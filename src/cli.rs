@@ -73,7 +73,10 @@ pub enum Command {
     Hold(OneTask),
     /// Give a parked, stopped or held task a fresh start
     Retry(OneTask),
-    /// Drop what is held against a task or a process it left
+    /// Drop what is held against a task, a process it left, or tinytask itself
+    #[command(before_help = "Examples:
+  calypso-watch release 42                    what its last run left behind, or somebody's pid file
+  calypso-watch release tinytask              its tasks are gone on purpose: it is the right server")]
     Release(OneTask),
     /// Set a task that is stuck in `working` back to `idle` in tinytask
     Putback(Putback),

@@ -92,8 +92,9 @@ fn a_sound_disk_is_called_sound_and_nothing_is_left_behind() {
     for check in ["rename", "hard_link", "locks", "inotify", "fsync"] {
         assert_eq!(found["mount"]["checks"][check]["ok"], true, "{out}");
     }
-    assert_eq!(found["latency"]["drop_to_agent"]["n"], 30, "{out}");
-    assert_eq!(found["latency"]["hand_off_to_agent"]["n"], 30, "{out}");
+    for latency in ["drop_to_agent", "hand_off_to_agent"] {
+        assert!(found["latency"][latency]["n"].as_u64() > Some(0), "{out}");
+    }
     nothing_is_left(place.path());
 }
 

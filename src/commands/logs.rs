@@ -1,7 +1,6 @@
 //! `logs`: what an agent said and did, goose's stream made readable.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Write};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -10,11 +9,13 @@ use super::{Cannot, label, layout, subject};
 use crate::cli::Logs;
 use crate::core::layout::{Layout, RunDir};
 use crate::edge::goose::Renderer;
-use crate::edge::runs;
+use crate::edge::{files, runs};
 use crate::report::{Exit, Failure};
 
 /// With `-f`, how often the file is looked at again; a person reads no faster.
 const FOLLOW: Duration = Duration::from_millis(100);
+/// A longer line is shown in pieces of this size: an agent may print without ever ending one.
+const PIECE: u64 = 8 << 20;
 
 /// Prints the log of a run, and goes on until it is over where that is asked for.
 pub fn call(base: Option<&Utf8Path>, logs: &Logs) -> Result<Exit, Failure> {
@@ -64,7 +65,7 @@ fn print(layout: &Layout, run: &RunDir, logs: &Logs) -> io::Result<()> {
     let mut out = io::stdout().lock();
     // A run that was just decided on may have no output yet.
     let file = loop {
-        match File::open(&path) {
+        match files::open_regular(&path) {
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     && logs.follow
@@ -82,8 +83,9 @@ fn print(layout: &Layout, run: &RunDir, logs: &Logs) -> io::Result<()> {
     loop {
         // Asked before the file is read to its end: what was written before the run was over is then read after.
         let was_live = is_live(layout, run);
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            if line.last() != Some(&b'\n') && logs.follow && was_live {
+        while (&mut reader).take(PIECE).read_until(b'\n', &mut line)? > 0 {
+            let is_half = line.last() != Some(&b'\n') && (line.len() as u64) < PIECE;
+            if is_half && logs.follow && was_live {
                 // Half a line: the rest comes.
                 break;
             }

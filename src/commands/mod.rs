@@ -38,6 +38,7 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         Command::Stop(stop) => stop::stop(base, &stop),
         Command::Hold(task) => wish(base, &task, Control::Hold),
         Command::Retry(task) => retry(base, &task),
+        Command::Release(task) if task.task == "tinytask" => release_tinytask(base),
         Command::Release(task) => wish(base, &task, Control::Release),
         Command::Putback(task) => task::putback(base, &task),
         Command::Pause(queue) => pause(base, &queue),
@@ -211,6 +212,16 @@ fn wish(
         ),
     };
     say(&format!("{text}{}\n", when(&layout)))
+}
+
+/// A person's word that tinytask is the right one, after most of its tasks vanished.
+fn release_tinytask(base: Option<&Utf8Path>) -> Result<Exit, Failure> {
+    let layout = layout(base)?;
+    leave(&layout, &Control::ReleaseTinytask)?;
+    say(&format!(
+        "tinytask is taken for the right one, with the tasks it has now{}\n",
+        when(&layout)
+    ))
 }
 
 fn label(subject: RunSubject) -> String {

@@ -38,6 +38,11 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
                 Tinytask::Unreachable { error, hint, .. } => {
                     Err(Failure::new(Exit::TinytaskUnreachable, error).hint(hint))
                 }
+                Tinytask::Suspicious { vanished, of } => {
+                    let what = format!("{vanished} of {of} known tasks vanished from tinytask at once");
+                    let hint = "is it another server, or an old backup? If it is the right one: `calypso-watch release tinytask`";
+                    Err(Failure::new(Exit::TinytaskUnreachable, what).hint(hint.to_owned()))
+                }
                 _ => Ok(Exit::Done),
             };
         }

@@ -114,7 +114,9 @@ impl Found {
     fn exit(&self) -> Exit {
         match (&self.daemon, &self.seen.tinytask) {
             (Daemon::Dead { .. }, _) => Exit::NotRunning,
-            (_, Tinytask::Unreachable { .. }) => Exit::TinytaskUnreachable,
+            (_, Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. }) => {
+                Exit::TinytaskUnreachable
+            }
             _ => Exit::Done,
         }
     }
@@ -200,7 +202,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         time,
     };
     if status.json {
-        say(&format!("{:#}\n", view::status_json(&input)))?
+        say(&view::text::json(&view::status_json(&input)))?
     } else {
         say(&view::status(&input))?
     };
@@ -253,12 +255,12 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
         time,
     };
     if plan.json {
-        say(&format!("{:#}\n", view::plan_json(&input)))?
+        say(&view::text::json(&view::plan_json(&input)))?
     } else {
         say(&view::plan(&input))?
     };
     Ok(match &seen.tinytask {
-        Tinytask::Unreachable { .. } => Exit::TinytaskUnreachable,
+        Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } => Exit::TinytaskUnreachable,
         _ => Exit::Done,
     })
 }
@@ -293,7 +295,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         time,
     };
     if why.json {
-        say(&format!("{:#}\n", view::why_json(&input)))?
+        say(&view::text::json(&view::why_json(&input)))?
     } else {
         say(&view::why(&input))?
     };

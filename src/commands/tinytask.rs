@@ -267,6 +267,10 @@ fn stop(layout: &Layout) -> Result<Exit, Failure> {
             format!("no built-in tinytask serves `{}`", layout.base()),
         )
     };
+    // Without the lock held, the record is a dead server's, whose number may be another's by now.
+    if !files::is_held_at(&layout.tinytask_lock()).unwrap_or(false) {
+        return Err(not_running());
+    }
     let record = read_record(layout).ok_or_else(not_running)?;
     let pid = record.process.pid;
     let failed = |error: std::io::Error| {

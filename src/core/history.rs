@@ -24,7 +24,8 @@ pub struct Standing {
     pub runs: u32,
     /// How the last run of this stay failed.
     pub last_reason: Option<String>,
-    /// A run left it working and, as others of its queue lived, did not put it back; nobody changed it since.
+    /// A run left it working and, as others of its queue lived or tinytask did not show it, did not put it back; nobody changed it
+    /// since.
     pub left_working: Option<RunId>,
     /// When the last run that calls for a wait ended, and after how many of its kind.
     wait: Option<(Moment, u32, RunId)>,
@@ -134,15 +135,17 @@ impl Standing {
             };
             passed_over.clear();
             is_known = true;
+            let is_not_put_back = matches!(
+                entry.write,
+                None | Some(Write::Park {
+                    put_back: false,
+                    ..
+                })
+            );
+            // What was gone and is there again: tinytask was another one meanwhile.
             let is_left = record.queue == *queue
-                && entry.verdict == Verdict::LeftWorking
-                && matches!(
-                    entry.write,
-                    None | Some(Write::Park {
-                        put_back: false,
-                        ..
-                    })
-                );
+                && matches!(entry.verdict, Verdict::LeftWorking | Verdict::Gone)
+                && is_not_put_back;
             left = is_left.then_some(record);
             standing.stay = standing.stay.max(entry.stay);
             if is_forgiven(record, subject, &history.marks) {
@@ -195,7 +198,7 @@ impl Standing {
         let standing = &mut self;
         let Some((record, entry)) = last else {
             if is_known {
-                standing.stay += 1;
+                standing.stay = standing.stay.saturating_add(1);
             }
             return self;
         };
@@ -206,7 +209,7 @@ impl Standing {
         if !stay_goes_on(record, entry, queue) || moved || lifted {
             let progressed = entry.verdict == Verdict::Progress && record.queue == *queue && !moved;
             let (wait, stopped) = (standing.wait.take(), standing.stopped.take());
-            standing.stay = entry.stay + 1;
+            standing.stay = entry.stay.saturating_add(1);
             standing.begin_stay();
             // It may go on where it got on, but not in a spin.
             standing.wait = wait.filter(|_| progressed);

@@ -271,6 +271,8 @@ pub struct Controls {
     pub retry: BTreeSet<RunSubject>,
     pub release: BTreeSet<RunSubject>,
     pub stop: BTreeSet<RunSubject>,
+    /// tinytask is the right one, whatever is missing there.
+    pub trust_tinytask: bool,
     /// Names that mean nothing, for `status` to show.
     pub odd: Vec<String>,
 }

@@ -77,6 +77,16 @@ impl Moment {
         Millis(span.0.saturating_sub(self.age(now).0))
     }
 
+    /// The wall clock's time of `self`, or an earlier one where that clock has been set back since: so that what happened after
+    /// `self`, and was dated by the clock as it goes now, is never taken for older.
+    pub fn wall_at_most(&self, now: &Now) -> Timestamp {
+        if self.boot_id != now.boot_id {
+            return self.wall;
+        }
+        let by_boot = now.wall.0.saturating_sub_unsigned(self.age(now).0);
+        self.wall.min(Timestamp(by_boot))
+    }
+
     /// What is left of a wait of `span` that began at `self`: the smaller of what the two clocks say, so that a clock set
     /// back cannot make it last longer, neither within a boot nor over one. Zero when it is over.
     pub fn left_of(&self, span: Millis, now: &Now) -> Millis {

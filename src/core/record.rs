@@ -235,6 +235,16 @@ pub struct Failure {
     pub reason: String,
 }
 
+/// `known.json`: what tinytask last showed open, so that a daemon that starts, and `status`, tell another server from the known one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub format: u32,
+    /// The newest of them.
+    pub open: Vec<TaskKey>,
+    /// `release tinytask`: a person said that the server is the right one; runs that began before that say nothing of it.
+    pub trusted: Option<Moment>,
+}
+
 /// `marks.json` beside a subject's run directories: what people said of it, written by the daemon from control files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {

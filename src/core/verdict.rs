@@ -324,7 +324,7 @@ impl Case<'_> {
                     && t.assigned_to.as_deref() == Some(self.run.dir.queue.as_str())
             })
             .filter(|t| !self.spec.baseline.tasks.iter().any(|b| b.key == t.key()))
-            .filter(|t| t.updated_at.seconds() >= started.wall.seconds())
+            .filter(|t| t.updated_at.seconds() >= started.wall_at_most(self.now).seconds())
             .filter(|t| !self.has_stranger(t.id))
             .filter(|t| match self.seen.details.get(&t.id) {
                 Some(Detail::Found(found)) => {

@@ -196,7 +196,7 @@ impl Journal {
                         of,
                         "most open tasks vanished at once: another server? nothing is started or judged"
                     );
-                    format!("{vanished} of {of} open tasks vanished at once")
+                    format!("{vanished} of {of} known tasks vanished at once")
                 }
                 _ => {
                     info!("tinytask answers");

@@ -87,7 +87,7 @@ impl DaemonRecord {
             Tinytask::Fresh { .. } | Tinytask::NotAsked => "ok".to_owned(),
             Tinytask::Unreachable { error, .. } => format!("unreachable: {error}"),
             Tinytask::Suspicious { vanished, of } => {
-                format!("suspicious: {vanished} of {of} open tasks vanished at once")
+                format!("suspicious: {vanished} of {of} known tasks vanished at once")
             }
         };
         let holds = decision
@@ -159,9 +159,10 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o644)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
             .open(&path)
             .map_err(write)?;
+        files::only_name(&file).map_err(write)?;
         kill_point::reach("daemon:lock-opened");
         let mut has_it = files::try_lock(&file).map_err(write)?;
         for _ in 0..PASSING_TRIES {

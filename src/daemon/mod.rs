@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::core::decide::decide;
 use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp};
-use crate::core::record::FileVerdict;
+use crate::core::record::{FileVerdict, Known};
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::{clock, config, control, kill_point, process, runs, watch};
@@ -154,6 +154,10 @@ pub struct Daemon {
     trouble: Option<String>,
     /// How changes are heard of, in words.
     heard_by: String,
+    /// Something seen since the last whole look calls for another one before anything is started.
+    wants_everything: bool,
+    /// As it was last written down.
+    known: Option<Known>,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -195,6 +199,8 @@ impl Daemon {
             is_displaced: false,
             trouble: None,
             heard_by: "once".into(),
+            wants_everything: false,
+            known: None,
         })
     }
 
@@ -278,7 +284,11 @@ impl Daemon {
                 0
             };
             if acted == Acted::Something && rounds < MOST_ROUNDS {
-                scope = Scope::Queues;
+                scope = if std::mem::take(&mut self.wants_everything) {
+                    Scope::Everything
+                } else {
+                    Scope::Queues
+                };
                 continue;
             }
             if rounds >= MOST_ROUNDS {
@@ -548,6 +558,27 @@ impl Daemon {
         if let Err(error) = self.lock.record(&record) {
             warn!(error = %error, "cannot write daemon.json");
         }
+        if let Err(error) = self.record_known(seen) {
+            warn!(error = chain(&error), "cannot write known.json");
+        }
+    }
+
+    /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
+    fn record_known(&mut self, seen: &Snapshot) -> Result<(), runs::Error> {
+        let known = self.looker.memory.known();
+        if self.known.as_ref() != Some(&known) {
+            runs::write_known(&self.looker.layout, &known)?;
+            self.known = Some(known);
+        }
+        if seen.controls.trust_tinytask && matches!(seen.tinytask, Tinytask::Fresh { .. }) {
+            let wish = control::Control::ReleaseTinytask;
+            let what = "tinytask is the right one, a person says";
+            self.journal.did("mark", None, None, what.into());
+            if let Err(error) = control::remove(&self.looker.layout, &wish) {
+                warn!(%error, "cannot remove a control file");
+            }
+        }
+        Ok(())
     }
 
     async fn revive_builtin(&mut self, seen: &Snapshot) {

@@ -18,7 +18,7 @@ use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
 use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, goose, inbound, process, runs, tinytask};
-use crate::look::{Rechecked, chain, is_still_runnable};
+use crate::look::{chain, is_gone, is_still_runnable};
 
 /// How long a sweep may take; what outlives it is held against the run.
 const SWEEP_TIME: Millis = Millis::secs(5);
@@ -228,6 +228,10 @@ impl Daemon {
         seen: &Snapshot,
         looked: &Now,
     ) -> Result<bool, Error> {
+        if self.is_witness_gone(launch.subject.task()).await? {
+            self.wants_everything = true;
+            return Ok(true);
+        }
         let Some(tinytask) = &self.looker.tinytask else {
             return Ok(false);
         };
@@ -236,10 +240,7 @@ impl Daemon {
             RunSubject::Task(id) => {
                 let detail = tinytask.detail(id).await?;
                 if !is_still_runnable(&detail, &launch.queue) {
-                    if let Some(row) = seen.tasks.get(&id).cloned() {
-                        let rechecked = Rechecked { row, detail };
-                        self.looker.memory.rechecked.insert(id, rechecked);
-                    }
+                    self.looker.memory.rechecked.insert(id);
                     return Ok(true);
                 }
                 Some(detail)
@@ -283,6 +284,16 @@ impl Daemon {
         self.journal.launched(&spec);
         kill_point::reach("D3:told");
         Ok(true)
+    }
+
+    /// Looks between two whole ones see a queue or two, and could start another server's tasks before they know it by that. So one
+    /// task that the last whole look saw is asked for first; where it is gone, everything is looked at once more.
+    async fn is_witness_gone(&self, launched: Option<TaskId>) -> Result<bool, Error> {
+        let witness = self.looker.memory.witness(launched);
+        let (Some(tinytask), Some(witness)) = (&self.looker.tinytask, witness) else {
+            return Ok(false);
+        };
+        Ok(is_gone(Some(&tinytask.detail(witness.id).await?), witness))
     }
 
     fn command(&self, launch: &Launch, seen: &Snapshot) -> Result<Command, goose::Error> {
@@ -547,10 +558,11 @@ impl Daemon {
         std::fs::symlink_metadata(path).is_ok()
     }
 
-    /// Says `comment` once, while the task is where it was parked.
+    /// Says `comment` once, while the task is open and where it was parked.
     async fn say_once(&self, left: Left<'_>, comment: &str) -> Result<(), Error> {
         kill_point::reach("park:before");
         if let Some((tinytask, found)) = self.present(left.key).await?
+            && found.task.is_open()
             && found.task.assigned_to.as_deref() == Some(left.queue)
             && !is_said(&found, left.run, comment)
         {

@@ -24,7 +24,7 @@ mod file;
 mod safety;
 mod value;
 
-pub use file::env_file;
+pub use file::{env_file, parse_env_file};
 pub use safety::check_permissions;
 pub use value::{parse_size, parse_span};
 
@@ -199,6 +199,8 @@ pub enum Error {
     },
     #[error("`{path}` can be written by everyone, so anyone could run commands as this user")]
     Unsafe { path: Utf8PathBuf },
+    #[error("`{path}` is a symlink, and records are kept only where they are seen")]
+    Linked { path: Utf8PathBuf },
     #[error("base path `{path}` is on a network file system ({kind})")]
     NetworkFileSystem { path: Utf8PathBuf, kind: String },
 }
@@ -220,6 +222,7 @@ impl Error {
                 suggestion.as_ref().map(|name| format!("did you mean `{name}`?"))
             }
             Self::Unsafe { path } => Some(format!("`chmod o-w {path}`")),
+            Self::Linked { path } => Some(format!("`rm {path}`, or link the whole base path")),
             Self::NetworkFileSystem { .. } => Some(
                 "changes made elsewhere are not announced there, and locks and links are not sound; move it to a local disk".into(),
             ),

@@ -24,10 +24,14 @@ pub enum Durability {
 pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
     let temporary = temporary(path);
     let written = (|| {
+        // A killed writer with this pid left it, or somebody put a link there. Neither is written through: the name is made anew.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if !is_absent(&error) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(mode)
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
             .open(&temporary)?;
@@ -103,16 +107,7 @@ pub fn remove_temporary(folder: &Utf8Path) {
 /// # Errors
 /// `InvalidData` for a larger one or anything that is not a regular file; else what open(2) and read(2) say.
 pub fn read_bounded(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a regular file",
-        ));
-    }
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -124,15 +119,54 @@ pub fn read_bounded(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Opens a regular file for reading, not through a symlink, never waiting on a FIFO.
+///
+/// # Errors
+/// `InvalidData` for anything else; what open(2) says.
+pub fn open_regular(path: &Utf8Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a regular file",
+        ));
+    }
+    Ok(file)
+}
+
 /// Appends `line` and a newline in one write(2) with O_APPEND, so that two writers' lines do not mix.
+///
+/// # Errors
+/// As [`only_name`]; what open(2) and write(2) say.
 pub fn append_line(path: &Utf8Path, line: &str, mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(mode)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
         .open(path)?;
+    only_name(&file)?;
     file.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Refuses a file that has another name somewhere: what is written into it in place would be written there too, and O_NOFOLLOW
+/// does not see hard links.
+///
+/// # Errors
+/// `InvalidData` for such a file, and for one that is not regular.
+pub fn only_name(file: &File) -> io::Result<()> {
+    let meta = file.metadata()?;
+    let problem = if !meta.is_file() {
+        "not a regular file"
+    } else if meta.nlink() > 1 {
+        "a hard link of another file: remove it"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidData, problem))
 }
 
 /// Takes a whole-file write lock of the open file description (F_OFD_SETLK, fcntl_locking(2)) without waiting; `false` when

@@ -24,7 +24,7 @@ mod output;
 mod render;
 
 pub use checkup::{Keys, OwnSettings, keys_of, missing_flags, own_settings, validate, version};
-pub use output::{Output, read_output};
+pub use output::{Output, judge, read_output};
 pub use render::Renderer;
 
 /// The program, as found on PATH.

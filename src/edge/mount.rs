@@ -102,10 +102,11 @@ pub fn room(dir: &Utf8Path) -> io::Result<Room> {
 /// The file system's name in /proc/self/mountinfo (proc_pid_mountinfo(5)), of the innermost mount that holds `path`.
 pub fn fs_type(path: &Utf8Path) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    innermost(&mounts, path)
+    fs_type_in(&mounts, path)
 }
 
-fn innermost(mounts: &str, path: &Utf8Path) -> Option<String> {
+/// [`fs_type`], of the mounts as the kernel lists them.
+pub fn fs_type_in(mounts: &str, path: &Utf8Path) -> Option<String> {
     mounts
         .lines()
         .filter_map(|line| {
@@ -293,10 +294,10 @@ mod tests {
                       2 1 0:9 / /srv/my\\040team rw shared:1 - nfs4 host:/x rw\n\
                       3 1 0:8 / /srv rw - tmpfs tmpfs rw\n\
                       4 1 0:7 / /srv rw - btrfs /dev/b rw\n";
-        let of = |path: &str| innermost(mounts, Utf8Path::new(path));
+        let of = |path: &str| fs_type_in(mounts, Utf8Path::new(path));
         assert_eq!(of("/srv/my team/base").as_deref(), Some("nfs4"));
         assert_eq!(of("/srv/my").as_deref(), Some("btrfs"));
         assert_eq!(of("/home").as_deref(), Some("ext4"));
-        assert_eq!(innermost("", Utf8Path::new("/")), None);
+        assert_eq!(fs_type_in("", Utf8Path::new("/")), None);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reads only what calypso-watch needs; whether goose likes the rest is goose's to say (`goose recipe validate`).
 //!
-//! Known gap: a recipe whose templates loop is not rendered here, so a tinytask address made in a loop is not found.
+//! Known gap: a recipe whose templates loop, multiply or assign is not rendered here ([`template`] says why), so a tinytask address
+//! made that way is not found.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +14,8 @@ use serde::Deserialize;
 
 use crate::core::model::{Parameter, QueueName, Recipe, Timestamp};
 use crate::edge::files;
+
+mod template;
 
 /// Largest recipe that is read.
 const LIMIT: u64 = 1 << 20;
@@ -285,8 +288,11 @@ fn parse_yaml(text: &str) -> Result<Raw, String> {
     if text.trim().is_empty() {
         return Err("is empty".into());
     }
-    // The default budget bounds depth, anchors and replayed aliases, so that a few lines cannot become gigabytes.
-    serde_saphyr::from_str(text).map_err(|error| {
+    // The budget bounds depth and anchors. Aliases are bounded more tightly than by default, which lets forty lines work for seconds.
+    let options = serde_saphyr::options! {
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let error = error.without_snippet();
         let text = one_line(&error.to_string());
         match error.location() {
@@ -319,28 +325,30 @@ fn render_file(recipes: &Utf8Path, file: &str, text: &str) -> Option<String> {
     let mut templates = minijinja::Environment::new();
     // Not as JSON, which minijinja would take from the name.
     templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    for name in names(recipes).into_iter().flatten() {
-        if recipe_stem(&name).is_some()
-            && let Ok((text, _)) = read_text(&recipes.join(&name))
-            && !loops(&text)
-        {
-            // One that is no template is simply not there for `extends`.
-            templates.add_template_owned(name, text).ok();
+    // Only those it names, and those they name: the others may be large.
+    let mut unread: Vec<String> = names(recipes).into_iter().flatten().collect();
+    let mut todo = vec![(file.to_owned(), text.to_owned())];
+    while let Some((name, text)) = todo.pop() {
+        if !template::is_bounded(&text) {
+            continue;
         }
+        unread.retain(|other| *other != name);
+        let (named, others) = unread.into_iter().partition(|other| text.contains(other));
+        unread = others;
+        let named: Vec<String> = named;
+        todo.extend(named.into_iter().filter_map(|other| {
+            let (text, _) =
+                recipe_stem(&other).and_then(|_| read_text(&recipes.join(&other)).ok())?;
+            Some((other, text))
+        }));
+        // One that is no template is simply not there for `extends`.
+        templates.add_template_owned(name, text).ok();
     }
-    templates
-        .get_template(file)
-        .ok()?
-        .render(minijinja::context! { recipe_dir => recipes.as_str() })
-        .ok()
-}
-
-/// A loop in a template could run for ever, and nothing here is worth that.
-fn loops(text: &str) -> bool {
-    text.split("{%").skip(1).any(|block| {
-        let word = block.trim_start_matches(['-', '+', ' ', '\t', '\n']);
-        ["for", "macro", "call"].iter().any(|w| word.starts_with(w))
-    })
+    let template = templates.get_template(file).ok()?;
+    template::render(
+        &template,
+        minijinja::context! { recipe_dir => recipes.as_str() },
+    )
 }
 
 // ── which tinytask ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -477,12 +485,15 @@ impl RawExtension {
 }
 
 fn render_text(text: &str, values: &BTreeMap<String, String>) -> String {
-    if !text.contains("{{") && !text.contains("{%") || loops(text) {
+    if !text.contains("{{") && !text.contains("{%") || !template::is_bounded(text) {
         return text.to_owned();
     }
-    minijinja::Environment::new()
-        .render_str(text, values)
-        .unwrap_or_else(|_| text.to_owned())
+    let environment = minijinja::Environment::new();
+    environment
+        .template_from_str(text)
+        .ok()
+        .and_then(|template| template::render(&template, values.clone()))
+        .unwrap_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{RunState, RunSubject, Timestamp};
-use crate::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
+use crate::core::record::{EndedRecord, FORMAT, Known, Marks, Spec, StateRecord, VerdictRecord};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
@@ -164,6 +164,16 @@ pub fn write_marks(layout: &Layout, subject: RunSubject, marks: &Marks) -> Resul
     write(&layout.marks(subject), marks, Durability::PowerCut)
 }
 
+/// What tinytask last showed open.
+pub fn write_known(layout: &Layout, known: &Known) -> Result<(), Error> {
+    write(&layout.known(), known, Durability::Crash)
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_known(layout: &Layout) -> Result<Option<Known>, Error> {
+    read(&layout.known(), || "known.json".into())
+}
+
 /// `None`: absent, empty or torn.
 pub fn read_spec(layout: &Layout, dir: &RunDir) -> Result<Option<Spec>, Error> {
     read(&layout.run(dir).spec(), || dir.id.to_string())
@@ -207,6 +217,8 @@ pub struct Seen {
 /// and then unlinks (X2, X3) likewise. Each state comes once, so the same one twice means it stood still in between.
 pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
     let paths = layout.run(dir);
+    no_link(&layout.subject_runs(dir.id.subject))?;
+    no_link(&paths.dir)?;
     let lock = paths.shim_lock();
     let shim = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
     let spec = read_spec(layout, dir)?;
@@ -437,7 +449,6 @@ pub fn foreign_pid_files(
     Ok((found, odd))
 }
 
-/// Strict: a number as kill(2) takes one, and white space around it. `0` and negative numbers would mean process groups there.
 fn read_pid(path: &Utf8Path, meta: &std::fs::Metadata) -> Result<i32, String> {
     let kind = meta.file_type();
     if kind.is_symlink() {
@@ -453,7 +464,13 @@ fn read_pid(path: &Utf8Path, meta: &std::fs::Metadata) -> Result<i32, String> {
         return Err(format!("{} bytes long, so it is no pid", meta.len()));
     }
     let bytes = files::read_bounded(path, 64).map_err(|error| format!("unreadable: {error}"))?;
-    let text = String::from_utf8_lossy(&bytes);
+    parse_pid(&bytes)
+}
+
+/// A pid file's content; else what is odd about it, printable. Strict: a number as kill(2) takes one, and white space around it.
+/// `0` and negative numbers would mean process groups there.
+pub fn parse_pid(bytes: &[u8]) -> Result<i32, String> {
+    let text = String::from_utf8_lossy(bytes);
     let text = text.trim();
     if text.is_empty() {
         return Err("empty".into());
@@ -534,7 +551,17 @@ fn make_dirs(path: &Utf8Path) -> Result<(), Error> {
         .recursive(true)
         .mode(0o755)
         .create(path)
-        .map_err(io_error("create", path))
+        .map_err(io_error("create", path))?;
+    no_link(path)
+}
+
+/// Records are written and removed in folders of ours, never where a symlink in their place leads.
+fn no_link(path: &Utf8Path) -> Result<(), Error> {
+    if path.is_symlink() {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "a symlink: remove it");
+        return Err(io_error("use", path)(error));
+    }
+    Ok(())
 }
 
 /// `false`: it was gone already.
@@ -593,8 +620,12 @@ fn read<T: DeserializeOwned>(
     }
 }
 
-/// The format comes first, so that a newer record is not mistaken for a torn one.
-fn parse<T: DeserializeOwned>(
+/// A record's bytes; `None` for empty, torn and foreign ones. The format comes first, so that a newer record is not mistaken for a
+/// torn one.
+///
+/// # Errors
+/// [`Error::Newer`], which names the run as `run` does.
+pub fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     run: impl FnOnce() -> String,
 ) -> Result<Option<T>, Error> {

@@ -21,8 +21,6 @@ use crate::edge::{clock, goose, inbound, tinytask};
 const SUSPICIOUS_FROM: usize = 4;
 /// Tasks asked about at the same time.
 const AT_ONCE: usize = 8;
-/// Tasks that could not be launched at the last moment, of which each look asks what has become of them.
-const MOST_ASKED_AGAIN: usize = 8;
 
 impl Looker {
     pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
@@ -30,7 +28,7 @@ impl Looker {
             Ok(None) => Tinytask::NotAsked,
             Ok(Some(took)) => {
                 self.memory.unreachable_since = None;
-                self.suspicion(seen)
+                self.suspicion(seen, now)
                     .await
                     .unwrap_or(Tinytask::Fresh { took })
             }
@@ -115,6 +113,10 @@ impl Looker {
                 });
                 working.map(|task| task.id)
             }))
+            .chain(
+                (self.memory.rechecked.iter().copied())
+                    .filter(|id| !is_whole && seen.tasks.contains_key(id)),
+            )
             .collect();
         for (id, detail) in details(tinytask, &wanted).await {
             match detail {
@@ -130,51 +132,17 @@ impl Looker {
                 Err(unread) => return Err(error(unread)),
             }
         }
-        self.recall_rechecked(seen).await.map_err(error)?;
+        self.memory
+            .rechecked
+            .retain(|id| match seen.details.get(id) {
+                Some(Detail::Found(found)) => found.open_subtasks > 0,
+                Some(Detail::NotFound) => false,
+                // Its queue was not asked, or a look at everything shows its parts.
+                None => !is_whole || seen.tasks.contains_key(id),
+            });
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
-    }
-
-    /// What stood in a launch's way at the last moment stands there until the task's row changes, or a whole look shows its
-    /// parts: no list of a queue tells that a parent has open parts elsewhere, and were it forgotten, two such parents at the
-    /// head of a queue would be tried in turn for ever, and the tasks behind them never. Parts may end without a trace in their
-    /// parent's row, so the first few are asked about again.
-    async fn recall_rechecked(&mut self, seen: &mut Snapshot) -> Result<(), tinytask::Error> {
-        let Some(tinytask) = &self.tinytask else {
-            return Ok(());
-        };
-        let rechecked = &mut self.memory.rechecked;
-        if seen.coverage == Coverage::Everything {
-            rechecked.clear();
-            return Ok(());
-        }
-        rechecked.retain(|id, known| match seen.tasks.get(id) {
-            Some(row) => *row == known.row,
-            None => (known.row.queue()).is_some_and(|queue| !seen.coverage.has(&queue)),
-        });
-        let listed = (rechecked.iter()).filter(|(id, _)| seen.tasks.contains_key(id));
-        let again: Vec<TaskId> = listed.map(|(id, _)| *id).take(MOST_ASKED_AGAIN).collect();
-        let answers = join_all(again.iter().map(|id| tinytask.detail(*id))).await;
-        for (id, answer) in again.iter().zip(answers) {
-            let answer = answer?;
-            if let Some(known) = rechecked.get_mut(id) {
-                known.detail = answer;
-            }
-        }
-        for (id, known) in rechecked.iter() {
-            if !seen.tasks.contains_key(id) {
-                continue;
-            }
-            match &known.detail {
-                Detail::Found(found) if found.task.is_open() => {
-                    seen.tasks.insert(*id, found.task.clone());
-                }
-                Detail::Found(_) | Detail::NotFound => drop(seen.tasks.remove(id)),
-            }
-            seen.details.entry(*id).or_insert(known.detail.clone());
-        }
-        Ok(())
     }
 
     /// Queues that could start something, and queues a run of which is over.
@@ -210,8 +178,23 @@ impl Looker {
     /// database's: better to wait for a person than to judge by it. The server is asked for a few of them by number, since
     /// people may well complete or archive everything at once. A look at some queues is doubted only if a task that a run was
     /// started for is gone, or the last look was doubted.
-    async fn suspicion(&mut self, seen: &Snapshot) -> Option<Tinytask> {
+    ///
+    /// One task is enough where its number is another's now, as numbers are never given out twice, and a run is out on it.
+    async fn suspicion(&mut self, seen: &Snapshot, now: &Now) -> Option<Tinytask> {
         let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
+        if seen.controls.trust_tinytask {
+            let is_whole = seen.coverage == Coverage::Everything;
+            self.memory.known_open = if is_whole { now_open } else { BTreeSet::new() };
+            self.memory.trusted = Some(now.into());
+            self.memory.is_suspicious = false;
+            return None;
+        }
+        let out: Vec<TaskKey> = self.runs_out(seen);
+        let vanished = out.iter().filter(|key| is_anothers(seen, **key)).count();
+        if vanished > 0 {
+            let of = out.len();
+            return Some(Tinytask::Suspicious { vanished, of });
+        }
         let known = &self.memory.known_open;
         let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
         let is_whole = seen.coverage == Coverage::Everything;
@@ -240,6 +223,31 @@ impl Looker {
             self.memory.known_open = now_open;
         }
         None
+    }
+
+    /// The tasks of runs that are not judged, or whose verdict is not written to tinytask yet.
+    fn runs_out(&self, seen: &Snapshot) -> Vec<TaskKey> {
+        let is_old = |run: &Run| {
+            let began = run.spec.as_ref().map(|spec| spec.times.written.wall);
+            let trusted = self.memory.trusted.as_ref();
+            trusted.is_some_and(|trusted| began.is_some_and(|began| began <= trusted.wall))
+        };
+        seen.runs
+            .iter()
+            .filter(|run| !is_old(run))
+            .flat_map(|run| match &run.verdict {
+                None => run
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.task)
+                    .into_iter()
+                    .collect(),
+                Some(verdict) => (verdict.tasks.iter())
+                    .filter(|task| task.write.is_some())
+                    .map(|task| task.key)
+                    .collect::<Vec<_>>(),
+            })
+            .collect()
     }
 
     /// Parked tasks are lifted by a comment, which no list shows.
@@ -366,8 +374,18 @@ pub fn is_still_runnable(detail: &Detail, queue: &QueueName) -> bool {
         && found.task.assigned_to.as_deref() == Some(queue.as_str())
 }
 
+/// Is its number another task's, by this look's answers?
+fn is_anothers(seen: &Snapshot, key: TaskKey) -> bool {
+    let listed = seen.tasks.get(&key.id).map(Task::key);
+    let asked = match seen.details.get(&key.id) {
+        Some(Detail::Found(found)) => Some(found.task.key()),
+        _ => None,
+    };
+    listed.or(asked).is_some_and(|found| found != key)
+}
+
 /// Does the answer say that there is no such task, or that its number is another one's?
-fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
+pub fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
     match answer {
         Some(Detail::NotFound) => true,
         Some(Detail::Found(found)) => found.task.key() != key,

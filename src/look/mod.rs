@@ -30,8 +30,8 @@ mod memory;
 mod processes;
 mod server;
 
-pub use asking::is_still_runnable;
-pub use memory::{Memory, Rechecked};
+pub use asking::{is_gone, is_still_runnable};
+pub use memory::Memory;
 pub use server::{Server, which_server};
 
 /// How much of tinytask a look asks for.
@@ -72,12 +72,13 @@ impl Looker {
         let layout = Layout::new(config.base.clone());
         let server = which_server(&config, &layout);
         let tinytask = server.client(&config);
+        let memory = Memory::of(&layout);
         Self {
             layout,
             config,
             server,
             tinytask,
-            memory: Memory::default(),
+            memory,
             path: process::Environment::own().os("PATH").map(OsStr::to_owned),
         }
     }

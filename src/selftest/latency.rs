@@ -8,9 +8,11 @@ use camino::Utf8Path;
 use super::dice::Dice;
 use super::stamps::Stamps;
 use super::world::{BUILD, DISPATCHER, Error, Nursery, REVIEW, STAMPS, World, within};
+use crate::edge::clock;
 
-/// Each measured so often.
+/// Each measured so often, or for so long where that comes first.
 const TIMES: u64 = 30;
+const TIME: u64 = 10_000_000;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Some measured times.
@@ -67,8 +69,9 @@ pub fn measure(
     let mut stamps = Stamps::default();
     let path = base.join(STAMPS);
     let (mut drops, mut hand_offs) = (Vec::new(), Vec::new());
+    let end = clock::boot_us() + TIME;
     for n in 0..TIMES {
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) || clock::boot_us() > end {
             break;
         }
         nursery.reap();

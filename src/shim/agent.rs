@@ -214,11 +214,11 @@ fn reset_signals() -> nix::Result<()> {
     SigSet::empty().thread_set_mask()
 }
 
-/// The agent's output goes straight to the file: no pipe that a dead shim could break.
+/// The agent's output goes straight to the file: no pipe that a dead shim could break. A new one: what lies there already is not ours.
 pub(super) fn open_log(path: &Utf8Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
-        .create(true)
+        .create_new(true)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)

@@ -30,6 +30,10 @@ use super::mcp::{OLDEST_VERSION, Server};
 /// Longest body of a request.
 pub(super) const MAX_BODY: usize = 4 * 1024 * 1024;
 
+/// Most requests of one batch, and the most that is answered at once: a few bytes may ask for a list of megabytes.
+const MAX_BATCH: usize = 1000;
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
 /// What connections that are still open at the end get to finish.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -152,7 +156,27 @@ async fn only_this_machine(request: Request, next: Next) -> Response {
             "the Origin header names another site: web pages of other machines are not answered",
         );
     }
+    // A page of another program on this machine may send plain text and forms without asking first; JSON it may not, as its
+    // browser would ask us with OPTIONS, which nobody here answers (the Fetch standard, "CORS-safelisted request-header").
+    let is_read = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
+    if origin.is_some() && !is_read && !is_json(headers) {
+        return refusal(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "a web page's request must be of Content-Type application/json",
+        );
+    }
     next.run(request).await
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// `localhost:3000`, `127.0.0.1`, `[::1]:3000`.
@@ -239,6 +263,13 @@ async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
             "Parse error: Invalid JSON-RPC message",
         );
     }
+    if messages.len() > MAX_BATCH {
+        return rpc_refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            -32000,
+            format!("the batch holds more than {MAX_BATCH} messages"),
+        );
+    }
     let is_initialize = messages
         .iter()
         .any(|message| message["method"] == "initialize");
@@ -280,6 +311,16 @@ async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
         if status != StatusCode::OK && whole {
             let json = [(header::CONTENT_TYPE, "application/json")];
             return (status, json, text).into_response();
+        }
+        if !whole && events.len() + text.len() > MAX_ANSWER {
+            return rpc_refusal(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                -32000,
+                format!(
+                    "the batch's answers are larger than {} MB",
+                    MAX_ANSWER / 1024 / 1024
+                ),
+            );
         }
         events.extend_from_slice(b"event: message\ndata: ");
         events.extend_from_slice(&text);

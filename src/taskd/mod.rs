@@ -16,10 +16,10 @@
 
 pub mod http;
 pub mod mcp;
+pub mod rest;
 pub mod store;
+pub mod tools;
 
 mod arguments;
 mod resources;
-mod rest;
 mod schema;
-mod tools;

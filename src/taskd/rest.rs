@@ -56,7 +56,7 @@ fn told(status: StatusCode, value: impl Serialize) -> Result<Told, Told> {
 }
 
 /// Answers one call below `/api/v1`.
-pub(super) async fn answer(store: Arc<Store>, request: Request) -> Response {
+pub async fn answer(store: Arc<Store>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return refusal(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");

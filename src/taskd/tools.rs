@@ -26,11 +26,11 @@ pub(super) struct Tool {
 
 /// The text of a tool's answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) text: String,
-    pub(super) is_error: bool,
+pub struct Answer {
+    pub text: String,
+    pub is_error: bool,
     /// The task it is about, for the log.
-    pub(super) task: Option<i64>,
+    pub task: Option<i64>,
 }
 
 impl Answer {
@@ -106,7 +106,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Tool> {
 }
 
 /// Calls a tool by name.
-pub(super) async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
+pub async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
     let Some(tool) = all().find(|tool| tool.name == name) else {
         return Answer::error(format!("Unknown tool: {name}"));
     };

@@ -321,7 +321,25 @@ mod tests {
 
     #[test]
     fn a_screen_expands_what_is_found_and_nothing_else() {
-        insta::assert_snapshot!(doctor(&checkup()), @"");
+        let screen = [
+            "calypso-watch 0.1.0 · /srv/calypso",
+            "judged by the environment of the daemon (pid 4121)",
+            "",
+            "goose        ok       1.52.0 at /usr/local/bin/goose, openai: OPENAI_API_KEY",
+            "recipes      FAIL     recipes/architect.yaml has no `prompt`",
+            "                      goose needs one when nobody is there to type, so the queue",
+            "                      `architect` starts nothing",
+            "             mend it  ${EDITOR:-vi} /srv/calypso/recipes/architect.yaml",
+            "             note     a name that would steer ␛[31m the terminal",
+            "                      it does not",
+            "clock        ok       kept right",
+            "             note     no zone is set",
+            "                      times are shown in UTC",
+            "",
+            "1 finding: 1 fails; 2 notes",
+            "",
+        ];
+        assert_eq!(doctor(&checkup()), screen.join("\n"));
         for line in doctor(&checkup()).lines() {
             assert!(width(line) <= WIDTH, "{line}");
         }
@@ -349,6 +367,6 @@ mod tests {
         assert_eq!(checkup.findings(), 1);
         checkup.areas[1].findings.clear();
         assert_eq!(checkup.findings(), 0);
-        assert!(doctor(&checkup).ends_with("all is well: 5 checks; 1 note\n"));
+        assert!(doctor(&checkup).ends_with("all is well: 7 checks; 1 note\n"));
     }
 }

@@ -97,6 +97,23 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
+/// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
+/// to a program that reads it.
+pub fn json(value: &serde_json::Value) -> String {
+    let mut out = String::new();
+    for c in format!("{value:#}\n").chars() {
+        if c == '\n' || clean(c.encode_utf8(&mut [0; 4])) == c.to_string() {
+            out.push(c);
+        } else {
+            // It stands in a text: JSON itself is made of plain characters. A pair of surrogates, where one does not do.
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
+}
+
 /// Columns `text` takes.
 pub fn width(text: &str) -> usize {
     text.width()
@@ -349,6 +366,16 @@ mod tests {
         fn cut_text_fits(text in "\\PC{0,40}", columns in 1usize..30) {
             prop_assert!(width(&cut(&clean(&text), columns)) <= columns);
             prop_assert!(width(&left(&clean(&text), columns)) == columns);
+        }
+
+        #[test]
+        fn json_says_the_same_without_control_characters(text in any::<String>()) {
+            let value = serde_json::json!({ text.clone(): [text, 7] });
+            let shown = json(&value);
+            prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n'));
+            let unseen = ['\u{202e}', '\u{200b}', '\u{feff}'];
+            prop_assert!(!shown.contains(unseen));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).ok(), Some(value));
         }
 
         #[test]

@@ -25,8 +25,13 @@ mod adoption;
 #[expect(dead_code, reason = "other tests use all of it, these a part")]
 #[path = "../support/client.rs"]
 mod client;
+mod cut;
 mod daemons;
+mod inside;
 mod orphans;
+mod proxy;
+mod reuse;
+mod server;
 mod upgrade;
 #[expect(
     dead_code,

@@ -130,7 +130,6 @@ fn faults_of_limits() {
 #[test]
 fn a_service_that_kills_agents_is_found() {
     let mut world = World::served();
-    world.program("systemctl", "#!/bin/sh\ncat \"${0%/*}/unit\"\n");
     world.watch();
     let cgroup = world.beside("cgroup");
     std::fs::write(&cgroup, "0::/system.slice/calypso-watch.service\n").expect("writable");
@@ -140,10 +139,9 @@ fn a_service_that_kills_agents_is_found() {
         cgroup.display()
     ));
     world.wrap = namespaces.wrap();
-    let unit = |text: &str| std::fs::write(world.beside("bin/unit"), text).expect("writable");
-    unit("KillMode=process\nDelegate=yes\nOOMPolicy=continue\n");
+    world.unit("KillMode=process\nDelegate=yes\nOOMPolicy=continue\n");
     world.doctor().is_well();
-    unit("KillMode=control-group\nDelegate=yes\nOOMPolicy=continue\n");
+    world.unit("KillMode=control-group\nDelegate=yes\nOOMPolicy=continue\n");
     let report = world.doctor();
     let finding = report.finds(
         "service",
@@ -155,7 +153,7 @@ fn a_service_that_kills_agents_is_found() {
         "sudo mkdir -p /etc/systemd/system/calypso-watch.service.d && printf '[Service]\\nKillMode=process\\n' | \
          sudo tee /etc/systemd/system/calypso-watch.service.d/calypso-KillMode.conf && sudo systemctl daemon-reload"
     );
-    unit("KillMode=process\nDelegate=yes\nOOMPolicy=stop\n");
+    world.unit("KillMode=process\nDelegate=yes\nOOMPolicy=stop\n");
     world.doctor().finds(
         "service",
         "warn",

@@ -105,6 +105,10 @@ impl World {
             daemon: None,
         };
         world.program("goose", GOOSE);
+        // Where tests run in somebody's service or session, that is not what is examined.
+        world.program("systemctl", "#!/bin/sh\ncat \"${0%/*}/unit\"\n");
+        world.program("loginctl", "#!/bin/sh\necho KillUserProcesses=no\n");
+        world.unit("KillMode=process\nDelegate=yes\nOOMPolicy=continue\n");
         world.goose("version", "1.52.0\n");
         world.goose("help", HELP);
         let base = world.base.display().to_string();
@@ -232,6 +236,11 @@ impl World {
     /// What the script says.
     pub(crate) fn goose(&self, name: &str, text: &str) {
         fs::write(self.beside("goose").join(name), text).expect("writable");
+    }
+
+    /// What the world's systemctl says of any unit.
+    pub(crate) fn unit(&self, text: &str) {
+        fs::write(self.beside("bin/unit"), text).expect("writable");
     }
 
     /// A program on the world's PATH. Another process writes it: one forked from ours by another test meanwhile would hold it open

@@ -154,3 +154,38 @@ fn a_request_that_comes_while_the_disk_is_full_is_dispatched_once_there_is_room(
         },
     );
 }
+
+/// The built-in tinytask keeps its database in the base path: what it cannot write it refuses, and it goes on as the daemon does.
+#[test]
+fn the_built_in_tinytask_on_a_full_disk() {
+    inside("full::the_built_in_tinytask_on_a_full_disk", &[], || {
+        let mut world = World::builtin()
+            .queue("work", "claim; gate one; until finish; do sleep 0.2; done")
+            .set("rescan", "\"1s\"")
+            .configure();
+        let disk = small_disk(&world, 1000);
+        world.run();
+        let id = world.task("work", "cannot be completed for a while");
+        world.processes(id);
+        world.eventually("it is at work", |w| w.count("at-one") == 1);
+        disk.fill(0);
+        let refused = world.try_text(
+            "create_task",
+            &json!({"title": "x".repeat(20_000), "assigned_to": "work", "created_by": "a test"}),
+        );
+        assert!(refused.is_err_and(|error| error.contains("full")));
+        world.open("one");
+        // A person's word needs no more than a name.
+        world.ok(&["pause"]);
+        assert!(world.daemon_lives());
+        disk.free();
+        world.ok(&["resume"]);
+        world.at_length("it is completed", |w| {
+            w.is_complete(id) && w.names(".calypso/live").is_empty()
+        });
+        let next = world.task("work", "the next");
+        world.at_length("so does the rest", |w| w.is_complete(next));
+        assert_eq!(world.count(&format!("start work {id}")), 1);
+        world.is_clean();
+    });
+}

@@ -349,6 +349,14 @@ impl World {
         }
     }
 
+    /// The test's own tinytask.
+    pub(crate) fn server_pid(&self) -> i32 {
+        match &self.tinytask {
+            Tinytask::Beside(Some(server)) => server.id().cast_signed(),
+            _ => panic!("the daemon's own, or none"),
+        }
+    }
+
     /// kill -9 of the test's own tinytask.
     pub(crate) fn kill_server(&mut self) {
         let Tinytask::Beside(server) = &mut self.tinytask else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use calypso_watch::core::model::{
-    Moment, ProcessId, RunId, RunSubject, Task, TaskId, TaskKey, Timestamp,
+    Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey, Timestamp,
 };
 use calypso_watch::core::record::VerdictRecord;
 use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
@@ -27,8 +27,7 @@ pub(crate) struct Memory {
     pub(crate) in_hand: BTreeSet<RunId>,
     pub(crate) swept: BTreeMap<RunId, u32>,
     pub(crate) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
-    /// As their lists had them.
-    pub(crate) rechecked: BTreeMap<TaskId, Task>,
+    pub(crate) rechecked: BTreeSet<TaskId>,
     pub(crate) histories: BTreeMap<RunSubject, History>,
     pub(crate) subjects: Option<BTreeSet<RunSubject>>,
     pub(crate) recent: Option<Vec<VerdictRecord>>,
@@ -239,6 +238,17 @@ impl World {
         self.point("after the look")?;
         let now = self.now();
         let decision = (self.decide)(&seen, &self.policy, &now);
+        self.tell(|world| {
+            let meanings = &decision.meanings;
+            let tasks = world.tiny.db.rows.values().filter(|row| row.is_open());
+            let tasks = tasks
+                .map(|row| format!("\n      {row:?}"))
+                .collect::<String>();
+            format!(
+                "{scope:?} {:?} {meanings:?} {:?} wake {:?}{tasks}",
+                seen.tinytask, decision.holds, decision.wake_at
+            )
+        });
         self.check_decision(&seen, &decision, &now);
         let acted = self.perform(&seen, &decision, &looked)?;
         Ok((seen, decision, acted))

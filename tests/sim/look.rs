@@ -350,6 +350,7 @@ impl World {
             let task = seen.tasks.get(&id);
             task.is_some_and(|task| task.assigned_to.as_deref() == Some(queue.as_str()))
         };
+        let rechecked = self.memory().rechecked.clone();
         let wanted: BTreeSet<TaskId> = over
             .iter()
             .flat_map(|run| {
@@ -368,6 +369,11 @@ impl World {
                 });
                 working.map(|task| task.id)
             }))
+            .chain(
+                rechecked
+                    .into_iter()
+                    .filter(|id| !is_whole && seen.tasks.contains_key(id)),
+            )
             .collect();
         for id in wanted {
             match self.call("asking for a task", |db| db.detail(id.number()))? {
@@ -375,42 +381,16 @@ impl World {
                 Err(error) => return Ok(Err(error)),
             };
         }
-        if let Err(error) = self.recall_rechecked(seen)? {
-            return Ok(Err(error));
-        }
+        let details = &seen.details;
         let memory = self.memory();
+        memory.rechecked.retain(|id| match details.get(id) {
+            Some(Detail::Found(found)) => found.open_subtasks > 0,
+            Some(Detail::NotFound) => false,
+            None => !is_whole || seen.tasks.contains_key(id),
+        });
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         memory.highest_task = memory.highest_task.max(highest);
         Ok(Ok(true))
-    }
-
-    fn recall_rechecked(&mut self, seen: &mut Snapshot) -> Result<Answer<()>, Killed> {
-        if seen.coverage == Coverage::Everything {
-            self.memory().rechecked.clear();
-            return Ok(Ok(()));
-        }
-        self.memory()
-            .rechecked
-            .retain(|id, known| match seen.tasks.get(id) {
-                Some(row) => row == known,
-                None => (known.queue()).is_some_and(|queue| !seen.coverage.has(&queue)),
-            });
-        let listed = self.memory().rechecked.keys().copied();
-        let listed: Vec<_> = listed.filter(|id| seen.tasks.contains_key(id)).collect();
-        for id in listed {
-            let detail = match self.call("asking for a task again", |db| db.detail(id.number()))? {
-                Ok(detail) => detail,
-                Err(error) => return Ok(Err(error)),
-            };
-            match &detail {
-                Detail::Found(found) if found.task.is_open() => {
-                    seen.tasks.insert(id, found.task.clone());
-                }
-                Detail::Found(_) | Detail::NotFound => drop(seen.tasks.remove(&id)),
-            }
-            seen.details.entry(id).or_insert(detail);
-        }
-        Ok(Ok(()))
     }
 
     fn queues_to_ask(&self, seen: &Snapshot, over: &[Run]) -> BTreeSet<QueueName> {

@@ -525,6 +525,8 @@ impl World {
         self.is_healed = true;
         if let Some(right) = self.tiny.swapped.take() {
             self.tiny.db = right;
+            // What became of tasks meanwhile was asked of another database.
+            self.forget_workers();
         }
         (self.tiny.is_up, self.tiny.slowness, self.tiny.loses) = (true, 5, 0);
         (self.lost_until, self.late_until) = (0, 0);

@@ -47,6 +47,7 @@ impl World {
         let mut acted = Acted::Nothing;
         for action in &decision.actions {
             self.counts.hit(name(action));
+            self.tell(|_| format!("{action:?}"));
             match self.act(action, seen, looked)? {
                 Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
                 Ok(_) => {}
@@ -145,9 +146,7 @@ impl World {
                 }));
                 if !is_still_runnable(&detail, &launch.queue) {
                     self.counts.hit("task changed before its launch");
-                    if let Some(row) = seen.tasks.get(&id).cloned() {
-                        self.memory().rechecked.insert(id, row);
-                    }
+                    self.memory().rechecked.insert(id);
                     return Ok(Ok(true));
                 }
                 match detail {

@@ -7,7 +7,7 @@ use crate::people::{Event, KINDS};
 use crate::world::{Broken, Decide, World};
 
 /// After the last fault, in virtual time: what is not settled by then never will be.
-const PATIENCE: u64 = 8 * 3_600_000;
+const PATIENCE: u64 = 3 * 3_600_000;
 
 /// What is to be told: everything that makes one world.
 #[derive(Clone)]
@@ -29,7 +29,13 @@ impl Story {
     }
 
     pub(crate) fn tell(&self) -> (Option<Broken>, Counts) {
+        self.told(false)
+    }
+
+    /// And prints what happens, where that is wanted.
+    pub(crate) fn told(&self, is_loud: bool) -> (Option<Broken>, Counts) {
         let mut world = World::new(self.seed, self.history.clone(), self.decide, self.plant);
+        world.is_loud = is_loud;
         let told = catch_unwind(AssertUnwindSafe(|| tell(&mut world)));
         if let Err(panic) = told {
             let how = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| {
@@ -51,10 +57,16 @@ impl Story {
             return self.clone();
         };
         let mut best = self.clone();
+        // Long stories that never settle are slow to tell; a person can go on from here.
+        let mut tellings = 150;
         let mut size = best.history.len().div_ceil(2).max(1);
         loop {
             let mut at = 0;
             while at < best.history.len() {
+                tellings -= 1;
+                if tellings == 0 {
+                    return best;
+                }
                 let candidate = best.without(at, size);
                 if candidate.tell().0.is_some_and(|broken| broken.law == law) {
                     best = candidate;
@@ -128,6 +140,14 @@ fn tell(world: &mut World) {
         world.run_until(world.mono + 120_000);
         if world.broken.is_some() {
             return;
+        }
+        if world
+            .daemon
+            .as_ref()
+            .is_some_and(|d| d.memory.is_suspicious)
+        {
+            // A person reads why everything waits, and starts the daemon anew.
+            world.kill_daemon();
         }
         match world.unsettled() {
             Some(reason) => why = reason,

@@ -120,6 +120,8 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     pub(crate) broken: Option<Broken>,
     pub(crate) programs_gone_until: u64,
+    /// Tells what happens, for people.
+    pub(crate) is_loud: bool,
 }
 
 /// The daemon is dead.
@@ -172,6 +174,7 @@ impl World {
             counts: Counts::default(),
             broken: None,
             programs_gone_until: 0,
+            is_loud: false,
         };
         let mut at = world.mono;
         for (index, event) in history.iter().enumerate() {
@@ -221,6 +224,13 @@ impl World {
         }
     }
 
+    /// For `replay`.
+    pub(crate) fn tell(&self, what: impl FnOnce(&Self) -> String) {
+        if self.is_loud {
+            println!("{:>12} {}", self.mono, what(self));
+        }
+    }
+
     /// Everything up to `until`, or to the first broken law.
     pub(crate) fn run_until(&mut self, until: u64) {
         while self.broken.is_none() {
@@ -246,9 +256,13 @@ impl World {
     fn happen(&mut self, item: Item) {
         self.counts.steps += 1;
         self.happened += 1;
+        if !matches!(item, Item::Ring(_)) {
+            self.tell(|_| format!("{item:?}"));
+        }
         match item {
             Item::Event(index) => {
                 let event = self.history[index];
+                self.tell(|_| format!("event: {}", crate::people::KINDS[event.what].0));
                 self.event(event);
             }
             Item::Shim(shim) => self.shim_step(&shim),

@@ -1,8 +1,12 @@
-//! The torture driver: storms as long as one likes, then one table. Started by `scripts/torture.sh`, which gives it a pid namespace of
-//! its own; as its init it also collects what nobody waits for.
+//! The torture driver: the kill matrix, then storms as long as one likes, then one table. Started by `scripts/torture.sh`, which gives it
+//! a pid namespace of its own; as its init it also collects what nobody waits for.
 //!
-//! Judges nothing itself: that is `calypso_watch::selftest::storm`.
+//! Judges nothing itself: that is `calypso_watch::selftest::storm`, and the matrix that `tests/kill` has.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the matrix writes its scripts and waits by the clock"
+)]
 #![expect(clippy::print_stdout, reason = "the table is for whoever started it")]
 #![expect(clippy::print_stderr, reason = "progress, where a person watches")]
 
@@ -16,8 +20,11 @@ use calypso_watch::selftest::storm::{self, Tally};
 use calypso_watch::selftest::{Cleaner, Dice, stop_on_signals};
 use camino::Utf8PathBuf;
 
+#[path = "../kill/matrix/mod.rs"]
+mod matrix;
+
 const EXE: &str = env!("CARGO_BIN_EXE_calypso-watch");
-const HINT: &str = "hint: scripts/torture.sh [--deaths N] [--minutes N] [--seed S] [--json] [--in DIR] [--bases N]";
+const HINT: &str = "hint: scripts/torture.sh [--deaths N] [--minutes N] [--seed S] [--json] [--storms | --matrix] [--in DIR] [--bases N]";
 
 /// What was typed.
 struct Asked {
@@ -25,6 +32,8 @@ struct Asked {
     minutes: Option<u64>,
     seed: u64,
     json: bool,
+    matrix: bool,
+    storms: bool,
     folder: Utf8PathBuf,
     bases: u64,
 }
@@ -36,36 +45,45 @@ fn asked() -> Result<Asked, String> {
         minutes: None,
         seed: Dice::new(clock::boot_us()).below(1_000_000),
         json: false,
+        matrix: true,
+        storms: true,
         folder: Utf8PathBuf::from_path_buf(std::env::temp_dir()).unwrap_or_else(|_| "/tmp".into()),
         bases: 3 * cores,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        if word == "--json" {
-            asked.json = true;
-            continue;
-        }
-        let value = words
-            .next()
-            .ok_or_else(|| format!("`{word}` is not known, or takes a value"))?;
-        let number = || {
-            value
-                .parse::<u64>()
-                .map_err(|_| format!("`{word}` takes a number, not `{value}`"))
-        };
         match word.as_str() {
-            "--deaths" => asked.deaths = Some(number()?),
-            "--minutes" => asked.minutes = Some(number()?),
-            "--seed" => asked.seed = number()?,
-            "--bases" => asked.bases = number()?.max(1),
-            "--in" => asked.folder = value.into(),
-            _ => return Err(format!("`{word}` is not known")),
+            "--json" => asked.json = true,
+            "--storms" => asked.matrix = false,
+            "--matrix" => asked.storms = false,
+            _ => asked.take(&word, words.next())?,
         }
     }
     if asked.deaths.is_none() && asked.minutes.is_none() {
         asked.deaths = Some(1000);
     }
     Ok(asked)
+}
+
+impl Asked {
+    /// A flag with its value.
+    fn take(&mut self, word: &str, value: Option<String>) -> Result<(), String> {
+        let value = value.ok_or_else(|| format!("`{word}` is not known, or takes a value"))?;
+        let number = || {
+            value
+                .parse::<u64>()
+                .map_err(|_| format!("`{word}` takes a number, not `{value}`"))
+        };
+        match word {
+            "--deaths" => self.deaths = Some(number()?),
+            "--minutes" => self.minutes = Some(number()?),
+            "--seed" => self.seed = number()?,
+            "--bases" => self.bases = number()?.max(1),
+            "--in" => self.folder = value.into(),
+            _ => return Err(format!("`{word}` is not known")),
+        }
+        Ok(())
+    }
 }
 
 fn main() -> ExitCode {
@@ -96,12 +114,16 @@ fn torture(asked: &Asked) -> Result<bool, Box<dyn std::error::Error>> {
     let cleaner = Cleaner::start(EXE.into(), &folder)?;
     let stop = stop_on_signals();
     let began = clock::boot_us();
+    let points = asked.matrix.then(|| matrix::run(&plan(asked)));
+    let mut tally = points.as_ref().map_or_else(Tally::default, of_matrix);
     let options = storm::Options {
         exe: EXE.into(),
         folder,
         seed: asked.seed,
         bases: asked.bases,
-        deaths: asked.deaths,
+        deaths: asked
+            .deaths
+            .map(|deaths| deaths.saturating_sub(tally.all_deaths())),
         until: asked.minutes.map(|minutes| began + minutes * 60_000_000),
         round: 400,
         judge_when_stopped: true,
@@ -121,7 +143,9 @@ fn torture(asked: &Asked) -> Result<bool, Box<dyn std::error::Error>> {
             eprint!("{deaths} deaths, {} s{end}", (now - began) / 1_000_000);
         }
     };
-    let mut tally = storm::storm(&options, stop, &progress)?;
+    if asked.storms {
+        tally.add(storm::storm(&options, stop, &progress)?);
+    }
     let keep = !tally.kept.is_empty();
     if !cleaner.finish(keep) {
         tally.leftovers += 1;
@@ -131,8 +155,11 @@ fn torture(asked: &Asked) -> Result<bool, Box<dyn std::error::Error>> {
     }
     let seconds = (clock::boot_us() - began) / 1_000_000;
     if asked.json {
-        println!("{}", json(&tally, asked.seed, seconds));
+        println!("{}", json(&tally, points.as_ref(), asked.seed, seconds));
     } else {
+        if let Some(points) = &points {
+            print!("{points}");
+        }
         println!("{}", table(&tally, asked.seed, seconds));
     }
     for finding in &tally.findings {
@@ -142,6 +169,37 @@ fn torture(asked: &Asked) -> Result<bool, Box<dyn std::error::Error>> {
         eprintln!("kept: {kept}");
     }
     Ok(tally.is_clean())
+}
+
+/// Every point once, whatever may die there.
+fn plan(asked: &Asked) -> matrix::Plan {
+    matrix::Plan {
+        seed: asked.seed,
+        every_point: true,
+        deaths: 0,
+        jobs: asked.bases as usize,
+        bugs: String::new(),
+        only: None,
+    }
+}
+
+/// What the matrix found, in the storm's words.
+fn of_matrix(table: &matrix::Table) -> Tally {
+    let mut findings = table.wrongs.clone();
+    for point in table.never_hit() {
+        findings.push(format!("nothing ever happened at the kill point {point}"));
+    }
+    Tally {
+        deaths: BTreeMap::from([("the kill matrix", table.deaths)]),
+        pauses: table.stops,
+        tasks: table.tasks,
+        lost: table.lost,
+        doubled: table.doubled,
+        wrong_kills: table.wrong_kills,
+        leftovers: table.leftovers,
+        findings,
+        ..Tally::default()
+    }
 }
 
 /// `AMD EPYC, 2 cores, Linux 6.18.1`
@@ -179,19 +237,24 @@ fn table(tally: &Tally, seed: u64, seconds: u64) -> String {
         &clock::utc(clock::wall())[..10]
     );
     for (name, count) in rows(tally) {
-        text.push_str(&format!("{name:<14} {count:>9}\n"));
+        text.push_str(&format!("{name:<20} {count:>8}\n"));
     }
     for (victim, count) in &tally.deaths {
-        text.push_str(&format!("  of {victim:<9} {count:>9}\n"));
+        text.push_str(&format!("  of {victim:<16} {count:>7}\n"));
     }
     text.push_str(&format!(
-        "{:<14} {:>9}\n{:<14} {seconds:>7} s",
+        "{:<20} {:>8}\n{:<20} {seconds:>6} s",
         "pauses", tally.pauses, "took"
     ));
     text
 }
 
-fn json(tally: &Tally, seed: u64, seconds: u64) -> serde_json::Value {
+fn json(
+    tally: &Tally,
+    points: Option<&matrix::Table>,
+    seed: u64,
+    seconds: u64,
+) -> serde_json::Value {
     let deaths_by_victim: BTreeMap<_, _> = tally.deaths.iter().collect();
     serde_json::json!({
         "deaths": tally.all_deaths(),
@@ -204,6 +267,10 @@ fn json(tally: &Tally, seed: u64, seconds: u64) -> serde_json::Value {
         "exits": tally.exits,
         "pauses": tally.pauses,
         "deaths_by_victim": deaths_by_victim,
+        "deaths_by_point": points.map(|points| {
+            let deaths = points.hits.iter().map(|(point, (_, deaths))| (point.clone(), *deaths));
+            deaths.collect::<BTreeMap<_, _>>()
+        }),
         "seed": seed,
         "seconds": seconds,
         "machine": machine(),

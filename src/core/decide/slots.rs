@@ -25,25 +25,26 @@ impl<'a> Deciding<'a> {
                 .or_default()
                 .push(run.dir.id);
         }
+        let mut total = used.values().map(Vec::len).sum::<usize>() as u32;
         for subject in self.seen.strangers.keys() {
-            // Somebody's own run takes the place of ours.
+            // Somebody's own run takes the place of ours, also one whose task's queue was not asked: else this look would start
+            // what a look at everything holds.
+            let hold = self.stranger_hold(*subject);
+            if !matches!(hold, Some(Hold::RunningOutside { .. })) {
+                continue;
+            }
+            total += 1;
             let queue = match subject {
                 RunSubject::Inbound => Some(self.policy.inbound_queue.clone()),
                 RunSubject::Task(id) => self.seen.tasks.get(id).and_then(Task::queue),
             };
-            if let Some(queue) = queue.filter(|_| {
-                matches!(
-                    self.stranger_hold(*subject),
-                    Some(Hold::RunningOutside { .. })
-                )
-            }) {
+            if let Some(queue) = queue {
                 used.entry(queue).or_default().push(RunId {
                     subject: *subject,
                     number: 0,
                 });
             }
         }
-        let mut total = used.values().map(Vec::len).sum::<usize>() as u32;
         let mut probing: BTreeSet<ProviderName> = BTreeSet::new();
 
         for queue in self.turns(&requests, &candidates) {
@@ -182,7 +183,7 @@ impl<'a> Deciding<'a> {
         };
         Launch {
             subject,
-            number: self.seen.histories.get(&subject).map_or(0, |h| h.last_run) + 1,
+            number: self.next_number(subject),
             attempt,
             stay: standing.stay,
             cause,
@@ -192,6 +193,12 @@ impl<'a> Deciding<'a> {
             time_limit: self.policy.time_limit_of(&queue),
             queue,
         }
+    }
+
+    /// At the very last number there is a directory already, which refuses the launch; nothing begins anew at 0.
+    fn next_number(&self, subject: RunSubject) -> u32 {
+        let last = self.seen.histories.get(&subject).map_or(0, |h| h.last_run);
+        last.saturating_add(1)
     }
 
     fn inbound_launch(
@@ -215,7 +222,7 @@ impl<'a> Deciding<'a> {
         Launch {
             subject,
             queue: queue.clone(),
-            number: self.seen.histories.get(&subject).map_or(0, |h| h.last_run) + 1,
+            number: self.next_number(subject),
             attempt: requests.attempts + 1,
             stay: 1,
             cause,

@@ -191,13 +191,14 @@ impl<'a> Deciding<'a> {
         for (run, _) in self.live() {
             let Some(spec) = &run.spec else { continue };
             let since = began(run).unwrap_or(&spec.times.written);
+            let since_second = since.wall_at_most(self.now).seconds();
             for task in self.seen.tasks.values() {
                 let before = spec.baseline.tasks.iter().find(|b| b.key == task.key());
                 let left =
                     before.is_some() && task.assigned_to.as_deref() != Some(spec.queue.as_str());
                 // It may have come into the queue after the launch, and left it again since.
                 let passed = task.previous_assigned_to.as_deref() == Some(spec.queue.as_str())
-                    && task.updated_at.seconds() >= since.wall.seconds()
+                    && task.updated_at.seconds() >= since_second
                     && !self.was_there_before(task, run.dir.id, since);
                 if left || passed {
                     touching.entry(task.id).or_insert(run.dir.id);
@@ -379,8 +380,8 @@ impl<'a> Deciding<'a> {
             let Some(spec) = &run.spec else { continue };
             let made_since = run.dir.id.subject == RunSubject::Inbound
                 && task.id.number() > spec.baseline.highest_task;
-            let filled_since =
-                changed.is_none_or(|at| at.seconds() >= spec.times.written.wall.seconds());
+            let since = spec.times.written.wall_at_most(self.now);
+            let filled_since = changed.is_none_or(|at| at.seconds() >= since.seconds());
             if changed.is_none() || (made_since && filled_since) {
                 return Err(Hold::AwaitingFiles { run: run.dir.id });
             }

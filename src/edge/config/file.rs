@@ -305,6 +305,11 @@ pub fn env_file(path: &Utf8Path) -> Result<Vec<(String, String)>, Error> {
             path: path.to_owned(),
             source,
         })?;
+    parse_env_file(path, bytes)
+}
+
+/// [`env_file`]'s bytes; `path` is for the error.
+pub fn parse_env_file(path: &Utf8Path, bytes: Vec<u8>) -> Result<Vec<(String, String)>, Error> {
     let syntax = |line: usize, message: &str| Error::Syntax {
         file: path.to_owned(),
         line,

@@ -13,6 +13,17 @@ use crate::edge::mount;
 pub fn check_permissions(layout: &Layout) -> Result<Vec<String>, Error> {
     let mut warnings = check_file_system(layout.base())?;
     for path in [
+        layout.state(),
+        layout.runs(),
+        layout.live(),
+        layout.control(),
+        layout.tinytask(),
+    ] {
+        if path.is_symlink() {
+            return Err(Error::Linked { path });
+        }
+    }
+    for path in [
         layout.base().to_owned(),
         layout.recipes(),
         layout.config(),

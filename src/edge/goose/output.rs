@@ -101,7 +101,8 @@ struct Reading {
     plain: Vec<String>,
 }
 
-fn judge(head: &str, tail: &str) -> Output {
+/// What an output says of which these are the first and the last part, each of whole lines; a small one is all `tail`.
+pub fn judge(head: &str, tail: &str) -> Output {
     let mut reading = Reading::default();
     for line in head.lines() {
         if parse_line(line).is_none() {
@@ -130,8 +131,8 @@ impl Reading {
             Some("message") => self.message(&value["message"]),
             Some("complete") => {
                 self.is_complete = true;
-                let sum =
-                    || Some(value["input_tokens"].as_u64()? + value["output_tokens"].as_u64()?);
+                let part = |name: &str| value[name].as_u64();
+                let sum = || Some(part("input_tokens")?.saturating_add(part("output_tokens")?));
                 self.output.tokens = value["total_tokens"].as_u64().or_else(sum);
                 self.output.cost = value["cost_usd"].as_f64();
             }

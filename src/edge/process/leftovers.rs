@@ -182,6 +182,15 @@ impl Seen {
         !is_seen && files::is_held_at(&question.lock_path).unwrap_or(true)
     }
 
+    /// Number and start are the agent's, but neither the token nor the lock that every agent has: another process that got the number
+    /// within the same tick of 10 ms, or an agent that rid itself of both. Nobody can tell, so it is never signalled.
+    fn is_twin(&self, at: usize, question: &Question<'_>, process: &Examined) -> bool {
+        question.run.token.is_some()
+            && !process.is_hidden
+            && !process.has_token[at]
+            && !process.holds_lock[at]
+    }
+
     fn answer(&self, at: usize, question: &Question<'_>) -> Option<Alive> {
         if self.hides_holder(at, question) {
             return None;
@@ -235,7 +244,11 @@ impl Seen {
             if question.agent.as_ref() == Some(&id)
                 || (has_number && kill_point::is_planted("any-pid"))
             {
-                alive.agent = Some(id);
+                if self.is_twin(at, question, process) {
+                    alive.doubtful.push(process.stat.leftover());
+                } else {
+                    alive.agent = Some(id);
+                }
             } else if is_certain(process) || (is_member && is_proven) {
                 alive.leftovers.push(process.stat.leftover());
             } else if is_member {
@@ -292,7 +305,7 @@ fn environment(pid: i32) -> io::Result<Vec<u8>> {
 }
 
 /// The values of the token's variable in an environment: `NAME=value`, each ended by a NUL.
-fn tokens(environment: &[u8]) -> Vec<&str> {
+pub fn tokens(environment: &[u8]) -> Vec<&str> {
     environment
         .split(|&byte| byte == 0)
         .filter_map(|entry| {
@@ -327,7 +340,7 @@ fn held_files(pid: i32) -> io::Result<Vec<(u64, u64)>> {
 }
 
 /// Linux writes `lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:10010635 0 EOF` for the description that holds one (proc_pid_fdinfo(5)).
-fn holds_ofd_lock(fdinfo: &[u8]) -> bool {
+pub fn holds_ofd_lock(fdinfo: &[u8]) -> bool {
     fdinfo.split(|&byte| byte == b'\n').any(|line| {
         line.strip_prefix(b"lock:").is_some_and(|rest| {
             rest.split(|byte| byte.is_ascii_whitespace())

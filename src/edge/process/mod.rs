@@ -30,7 +30,7 @@ mod stat;
 mod stop;
 
 pub use environment::Environment;
-pub use leftovers::{DeadShim, leftovers};
+pub use leftovers::{DeadShim, holds_ofd_lock, leftovers, tokens};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
 

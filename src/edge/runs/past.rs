@@ -1,6 +1,5 @@
 //! Runs that are over: their verdicts, the history of a subject and of the base path, and when they are forgotten.
 
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 
 use camino::Utf8Path;
@@ -79,6 +78,7 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
 /// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is.
 pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
     let folder = layout.subject_runs(subject);
+    super::no_link(&folder)?;
     let mut own = Vec::new();
     let mut others: Vec<VerdictRecord> = Vec::new();
     for name in names(&folder)? {
@@ -173,7 +173,7 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     const BLOCK: u64 = 64 << 10;
     // Grows within a line, so that a long one is not copied once for each block of it.
     let mut block = BLOCK;
-    let mut file = match File::open(path) {
+    let mut file = match files::open_regular(path) {
         Ok(file) => file,
         Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(io_error("read", path)(error)),
@@ -226,7 +226,7 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
 
 fn ends_in_newline(path: &Utf8Path) -> Result<bool, Error> {
     let ends = || -> io::Result<bool> {
-        let mut file = File::open(path)?;
+        let mut file = files::open_regular(path)?;
         if file.seek(SeekFrom::End(0))? == 0 {
             return Ok(true);
         }
@@ -259,6 +259,10 @@ pub fn prune(
             continue;
         }
         let folder = layout.subject_runs(subject);
+        // What lies behind a link is not ours to remove.
+        if folder.is_symlink() {
+            continue;
+        }
         let runs = list_runs(layout, subject)?;
         let beyond = runs.len().saturating_sub(keep_per_subject);
         // One that cannot be read may tell it too.

@@ -24,7 +24,7 @@ use crate::edge::kill_point;
 mod connect;
 mod error;
 mod stdio;
-mod wire;
+pub mod wire;
 
 pub use error::{Cause, Error};
 pub use wire::{Comment, Link, Page};

@@ -91,7 +91,7 @@ struct LinkRow {
 
 /// Rows that were skipped, so that each is told once and not at every look.
 #[derive(Default)]
-pub(super) struct OddRows(Mutex<BTreeSet<String>>);
+pub struct OddRows(Mutex<BTreeSet<String>>);
 
 impl OddRows {
     const MOST: usize = 1000;
@@ -227,7 +227,7 @@ fn rows<T, L: DeserializeOwned, O: DeserializeOwned>(
 }
 
 /// The tasks of `list_tasks` and `get_my_queue`.
-pub(super) fn tasks(call: &'static str, text: &str, odd: &OddRows) -> Result<Vec<Task>, Error> {
+pub fn tasks(call: &'static str, text: &str, odd: &OddRows) -> Result<Vec<Task>, Error> {
     rows(
         call,
         text,
@@ -239,7 +239,7 @@ pub(super) fn tasks(call: &'static str, text: &str, odd: &OddRows) -> Result<Vec
 }
 
 /// How many of `get_subtasks` are open.
-pub(super) fn open_subtasks(text: &str, odd: &OddRows) -> Result<u32, Error> {
+pub fn open_subtasks(text: &str, odd: &OddRows) -> Result<u32, Error> {
     let subtasks = rows(
         "get_subtasks",
         text,
@@ -252,7 +252,7 @@ pub(super) fn open_subtasks(text: &str, odd: &OddRows) -> Result<u32, Error> {
 }
 
 /// An answer that is a task, with prose before it or not.
-pub(super) fn task(call: &'static str, text: &str) -> Result<Task, Error> {
+pub fn task(call: &'static str, text: &str) -> Result<Task, Error> {
     parse::<Row>(call, text)?
         .into_task()
         .map_err(|why| Error::BadAnswer {
@@ -262,7 +262,7 @@ pub(super) fn task(call: &'static str, text: &str) -> Result<Task, Error> {
 }
 
 /// `get_task`, as the core needs it.
-pub(super) fn detail(text: &str, open_subtasks: u32) -> Result<Detail, Error> {
+pub fn detail(text: &str, open_subtasks: u32) -> Result<Detail, Error> {
     let task = task("get_task", text)?;
     let comments = parse::<Around>("get_task", text)?
         .comments
@@ -282,7 +282,7 @@ pub(super) fn detail(text: &str, open_subtasks: u32) -> Result<Detail, Error> {
 }
 
 /// `get_task`, as a person reads it.
-pub(super) fn page(text: &str) -> Result<Page, Error> {
+pub fn page(text: &str) -> Result<Page, Error> {
     let row = parse::<Row>("get_task", text)?;
     let around = parse::<Around>("get_task", text)?;
     Ok(Page {
@@ -312,7 +312,7 @@ pub(super) fn page(text: &str) -> Result<Page, Error> {
 }
 
 /// `signup_for_task`: a task, or prose that there is none.
-pub(super) fn claimed(text: &str) -> Result<Option<Task>, Error> {
+pub fn claimed(text: &str) -> Result<Option<Task>, Error> {
     if text.starts_with("No idle tasks") {
         return Ok(None);
     }
@@ -320,12 +320,12 @@ pub(super) fn claimed(text: &str) -> Result<Option<Task>, Error> {
 }
 
 /// The JSON itself.
-pub(super) fn raw(call: &'static str, text: &str) -> Result<Value, Error> {
+pub fn raw(call: &'static str, text: &str) -> Result<Value, Error> {
     parse(call, text)
 }
 
 /// Several lists as one, in the shape of each; of a task that is in two, the later row.
-pub(super) fn merge(lists: Vec<Value>) -> Value {
+pub fn merge(lists: Vec<Value>) -> Value {
     let mut rows: Vec<Value> = Vec::new();
     for mut list in lists {
         if let Some(later) = list["tasks"].as_array_mut() {
@@ -338,7 +338,7 @@ pub(super) fn merge(lists: Vec<Value>) -> Value {
 }
 
 /// What a tool's error text asks of us.
-pub(super) fn refusal(text: &str) -> Error {
+pub fn refusal(text: &str) -> Error {
     if text.contains("database is locked") {
         return Error::Locked;
     }
@@ -387,7 +387,7 @@ fn schema_error(text: &str) -> Option<String> {
 }
 
 /// `text`, or its beginning and end, so that it takes at most `most` bytes as JSON.
-pub(super) fn shorten(text: &str, most: usize) -> Cow<'_, str> {
+pub fn shorten(text: &str, most: usize) -> Cow<'_, str> {
     const TAIL: usize = 2000;
     let cost = |c: char| match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,

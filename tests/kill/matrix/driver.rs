@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use calypso_watch::core::layout::subject_dir;
-use calypso_watch::core::model::{Outcome, RunSubject};
-use calypso_watch::core::record::{FailureClass, Write};
+use calypso_watch::core::model::{Outcome, RunId, RunSubject};
+use calypso_watch::core::record::{FailureClass, VerdictRecord, Write};
 use calypso_watch::edge::runs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -91,6 +91,7 @@ pub(super) fn go(world: &mut World, case: &Case) -> Result {
         others: Vec::new(),
         refusals: 0,
         outside: None,
+        taken: None,
         persons_looked: Instant::now(),
         is_stop_wished: false,
     };
@@ -112,6 +113,8 @@ struct Run<'a> {
     refusals: u32,
     /// Since when somebody works on the first task by hand.
     outside: Option<Instant>,
+    /// Since when it is in other hands.
+    taken: Option<Instant>,
     persons_looked: Instant,
     is_stop_wished: bool,
 }
@@ -146,7 +149,7 @@ impl Run<'_> {
             }
             std::thread::sleep(LOOK);
         }
-        self.result.missed = self.pending.iter().any(|arm| *arm == self.case.arm);
+        self.result.missed = self.pending.contains(&self.case.arm);
         self.world.disarm();
         self.rest();
         self.check();
@@ -194,6 +197,7 @@ impl Run<'_> {
             self.world.start_daemon();
         }
         self.outsider();
+        self.taker();
         self.persons();
     }
 
@@ -280,6 +284,14 @@ impl Run<'_> {
                 });
                 self.world.stamp(&format!("task_{task}"), "complete");
             }
+            Prank::Take => {
+                let taken = json!({"assigned_to": "somebody", "status": "working"});
+                let task = self.work.tasks[0];
+                until("it is taken", || {
+                    self.world.update(task, taken.clone()).then_some(())
+                });
+                self.taken = Some(Instant::now());
+            }
             Prank::Reuse => self.reuse(),
             Prank::SecondDaemon => {
                 let daemon = self.world.run_daemon();
@@ -331,6 +343,26 @@ impl Run<'_> {
             let what = format!("{name}: an agent beside one that was started by hand");
             self.result.doubled.push(what);
             self.outside = None;
+        }
+    }
+
+    /// Whoever took a task to another queue finds it as they left it, and completes it.
+    fn taker(&mut self) {
+        let is_due = self.taken.is_some_and(|since| since.elapsed() > OUTSIDE);
+        if !is_due || !self.world.names(".calypso/live").is_empty() {
+            return;
+        }
+        let id = self.work.tasks[0];
+        let Some(task) = self.world.task(id) else {
+            return;
+        };
+        let comments = task["comments"].as_array().map_or(0, Vec::len);
+        if (&task["status"], comments) != (&json!("working"), 0) {
+            let what = format!("task {id} was in other hands: {task}");
+            self.result.doubled.push(what);
+        }
+        if self.world.update(id, json!({"status": "complete"})) {
+            self.taken = None;
         }
     }
 
@@ -486,6 +518,35 @@ impl Run<'_> {
         }
     }
 
+    /// Every run has its verdict, and history tells each once.
+    fn check_records(&mut self) {
+        let layout = &self.world.layout;
+        let history = std::fs::read_to_string(layout.history()).unwrap_or_default();
+        let told: Vec<RunId> = (history.lines())
+            .filter_map(|line| serde_json::from_str::<VerdictRecord>(line).ok())
+            .map(|verdict| verdict.run)
+            .collect();
+        for task in &self.work.tasks {
+            let Ok(id) = (*task).try_into() else { continue };
+            for dir in runs::list_runs(layout, RunSubject::Task(id)).unwrap_or_default() {
+                if !matches!(runs::read_verdict(layout, &dir), Ok(Some(_))) {
+                    let what = format!("run {} has no verdict", dir.id);
+                    self.result.lost.push(what);
+                }
+                let times = told.iter().filter(|run| **run == dir.id).count();
+                match times {
+                    1 => {}
+                    0 => self
+                        .result
+                        .lost
+                        .push(format!("history lacks run {}", dir.id)),
+                    _ => (self.result.doubled)
+                        .push(format!("history tells run {} {times} times", dir.id)),
+                }
+            }
+        }
+    }
+
     fn check(&mut self) {
         let mut subjects: Vec<String> = self
             .work
@@ -512,6 +573,9 @@ impl Run<'_> {
                     .push(format!("inbound/{file} was taken by nobody"));
             }
         }
+        if self.result.lost.is_empty() {
+            self.check_records();
+        }
         for task in &self.work.tasks {
             let Some(found) = self.world.task(*task) else {
                 continue;
@@ -527,6 +591,10 @@ impl Run<'_> {
             }
             let was_done_by_another = self.case.arm.prank == Prank::Complete
                 && self.result.fired.iter().any(|p| p == self.case.arm.point);
+            if was_done_by_another && !seen.is_empty() {
+                let what = format!("task {task} was complete, and is told: {seen:?}");
+                self.result.doubled.push(what);
+            }
             if was_done_by_another && found["status"] != "complete" {
                 self.result.doubled.push(format!(
                     "task {task} was complete, and is {}",

@@ -43,6 +43,8 @@ pub(super) enum Prank {
     Outside,
     /// Somebody completes the task in tinytask.
     Complete,
+    /// Somebody takes the task to another queue, and works on it.
+    Take,
     /// The run's record names the bystander's number as its agent's, as if that had been given out again.
     Reuse,
     /// A second daemon is started.
@@ -212,6 +214,9 @@ pub(super) fn directed() -> Vec<Case> {
         case(S::Leave, "put-back:before", Victim::Daemon, Prank::Complete),
         case(S::Leave, "verdict:durable", Victim::Daemon, Prank::Complete),
         case(S::Park, "park:before", Victim::Daemon, Prank::Complete),
+        case(S::Leave, "put-back:before", Victim::Daemon, Prank::Take),
+        case(S::Leave, "verdict:durable", Victim::Nobody(0), Prank::Take),
+        case(S::Park, "verdict:durable", Victim::Daemon, Prank::Take),
         // Somebody was faster, and is still at it.
         case(
             S::Plain,
@@ -350,6 +355,7 @@ impl Case {
             Prank::Intrude,
             Prank::Outside,
             Prank::Complete,
+            Prank::Take,
             Prank::Reuse,
             Prank::SecondDaemon,
         ];

@@ -242,7 +242,7 @@ impl World {
             let is = |at: usize, text: &str| words.get(at).is_some_and(|w| *w == text.as_bytes());
             let role = if is(1, "__shim") {
                 // The child at its gate is a copy of its shim.
-                if parent(pid).is_some_and(|parent| is_shim(parent)) {
+                if parent(pid).is_some_and(is_shim) {
                     Role::Agent
                 } else {
                     Role::Shim

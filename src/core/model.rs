@@ -81,13 +81,13 @@ impl Moment {
     }
 
     /// What is left of a wait of `span` that began at `self`: the smaller of what the two clocks say, so that a clock set
-    /// back cannot make it last longer. Zero when it is over.
+    /// back cannot make it last longer, not even across a reboot: what came before this boot is at least as old as it. Zero when it is over.
     pub fn left_of(&self, span: Millis, now: &Now) -> Millis {
         let by_wall = self.wall.plus(span).since(now.wall);
         let by_boot = if self.boot_id == now.boot_id {
             Millis((self.boot.0 + span.0).saturating_sub(now.boot.0))
         } else {
-            span
+            Millis(span.0.saturating_sub(now.boot.0))
         };
         by_wall.min(by_boot)
     }

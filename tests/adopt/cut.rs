@@ -10,14 +10,11 @@ use crate::proxy::{CUTS, Cut, Proxy};
 
 /// Everything calypso-watch ever asks or writes, but for inbound/: launches, verdicts, a hand-off, putting back, parking.
 fn world() -> (World, Proxy) {
-    let world = World::new().set("max_attempts", "1");
-    let proxy = Proxy::before(world.address());
-    let straight = format!(
-        "export CALYPSO_TINYTASK_URL=http://{}/mcp; ",
-        world.address()
-    );
+    let mut world = World::new().set("max_attempts", "1");
+    let proxy = Proxy::before(&world.address);
+    world.through = Some(proxy.address.clone());
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
     let world = world
-        .through(proxy.address.clone())
         .queue("architect", &format!("{straight} claim; move coder"))
         .queue("coder", &format!("{straight} claim; exit 3"))
         .start();

@@ -80,10 +80,8 @@ impl Idler {
     fn forked(kind: Kind, name: &std::ffi::CStr) -> Option<Self> {
         let mut ends = [0; 2];
         // SAFETY: pipe(2) writes two descriptors into the array it is given.
-        assert_eq!(
-            unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
-            0
-        );
+        let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+        assert_eq!(made, 0, "a pipe");
         // SAFETY: the child calls nothing but async-signal-safe functions until it ends.
         let pid = unsafe { libc::fork() };
         if pid == 0 {

@@ -50,7 +50,15 @@ fn a_server_that_hangs_at_any_moment_costs_nothing_but_time() {
         .queue("architect", &format!("{patient} claim; move coder"))
         .queue("coder", &format!("{patient} claim; finish"))
         .start();
-    let server = world.server_pid();
+    let is_server = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains("tinytask\0serve")
+    };
+    let server = world
+        .marked("")
+        .into_iter()
+        .find(is_server)
+        .expect("it runs");
     let mut tasks = Vec::new();
     for round in 0..6_u64 {
         let task = world.task("architect", &format!("round {round}"));
@@ -79,16 +87,13 @@ fn a_server_that_hangs_at_any_moment_costs_nothing_but_time() {
 
 #[test]
 fn what_answers_like_no_tinytask_is_waited_for_and_its_verdicts_come_late() {
-    let world = World::new();
-    let proxy = Proxy::before(world.address());
-    let straight = format!(
-        "export CALYPSO_TINYTASK_URL=http://{}/mcp; ",
-        world.address()
-    );
+    let mut world = World::new();
+    let proxy = Proxy::before(&world.address);
+    world.through = Some(proxy.address.clone());
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
     let stale = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#;
     let mut world = world
         .section("timeout = \"1s\"")
-        .through(proxy.address.clone())
         .queue("coder", &format!("{straight} claim; gate go; finish"))
         .start();
     for (n, weather) in [
@@ -261,7 +266,7 @@ fn a_number_that_is_another_tasks_tells_another_server_however_few_tasks_there_a
         said.starts_with("tinytask is taken for the right one"),
         "{said}"
     );
-    world.eventually("judged", |w| w.verdicts(task).len() >= 1);
+    world.eventually("judged", |w| !w.verdicts(task).is_empty());
     assert_eq!(world.verdicts(task)[0].tasks[0].verdict, Verdict::Gone);
     world.eventually("complete", |w| w.is_complete(theirs));
     world.eventually("the wish is taken down", |w| {
@@ -368,12 +373,10 @@ fn a_restored_backup_is_worked_on_only_after_a_persons_word() {
 /// 25,000 tasks, of which one is ours to start; the whole list has more than 16 MiB, and comes slowly at that.
 #[test]
 fn a_list_of_25_000_tasks_and_16_mib_is_read_whole() {
-    let world = World::new();
-    let proxy = Proxy::before(world.address());
-    let straight = format!(
-        "export CALYPSO_TINYTASK_URL=http://{}/mcp; ",
-        world.address()
-    );
+    let mut world = World::new();
+    let proxy = Proxy::before(&world.address);
+    world.through = Some(proxy.address.clone());
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
     let task = world.task("coder", "among many");
     {
         let mut db = rusqlite::Connection::open(world.db()).expect("a database");
@@ -394,7 +397,6 @@ fn a_list_of_25_000_tasks_and_16_mib_is_read_whole() {
     proxy.weather(Weather::Trickles(256 << 10, Duration::from_millis(1)));
     let mut world = world
         .section("timeout = \"60s\"")
-        .through(proxy.address.clone())
         .queue("coder", &format!("{straight} claim; gate go; finish"))
         .configure();
     world.launch(crate::world::EXE);

@@ -73,8 +73,8 @@ pub(crate) struct World {
     top: String,
     sections: String,
     env: Vec<(&'static str, String)>,
-    /// What calypso.toml names instead of tinytask's own address.
-    through: Option<String>,
+    /// What calypso.toml names instead of tinytask's own address; the test itself goes straight to that.
+    pub(crate) through: Option<String>,
 }
 
 /// What a command printed, and how it ended.
@@ -187,17 +187,6 @@ impl World {
         self.sections.push_str(text);
         self.sections.push('\n');
         self
-    }
-
-    /// The daemon, and whoever reads calypso.toml, reaches tinytask by this address; the test itself goes straight to it.
-    pub(crate) fn through(mut self, address: String) -> Self {
-        self.through = Some(address);
-        self
-    }
-
-    /// tinytask's own address.
-    pub(crate) fn address(&self) -> &str {
-        &self.client.address
     }
 
     /// Writes calypso.toml.
@@ -346,14 +335,6 @@ impl World {
             }
             assert!(is_first, "tinytask's port was taken by somebody else");
             self.client.address = free_address();
-        }
-    }
-
-    /// The test's own tinytask.
-    pub(crate) fn server_pid(&self) -> i32 {
-        match &self.tinytask {
-            Tinytask::Beside(Some(server)) => server.id().cast_signed(),
-            _ => panic!("the daemon's own, or none"),
         }
     }
 

@@ -182,7 +182,7 @@ impl World {
                     && self.tiny.loses == 0
                     && !is_due;
                 if is_still || self.chance.one_in(8) {
-                    self.check_quiet(is_still);
+                    self.check_quiet(is_still.then_some(scope));
                 }
                 break;
             }
@@ -255,19 +255,21 @@ impl World {
     }
 
     /// With nothing happening in between: looking and deciding again adds nothing, and every wait has a hold.
-    fn check_quiet(&mut self, is_still: bool) {
+    fn check_quiet(&mut self, quiet: Option<Scope>) {
         self.is_frozen = true;
         let kept = self.daemon.clone();
         let now = self.now();
-        for scope in [Scope::Queues, Scope::Everything] {
+        // With the scope of the look that found nothing to do: one at some queues may try a parent whose parts lie in others, and is
+        // told so by tinytask right before the launch.
+        for (scope, is_quiet) in [(quiet, true), (Some(Scope::Everything), false)] {
+            let Some(scope) = scope else { continue };
             let Ok(seen) = self.look(scope, &now) else {
                 break;
             };
             let decision = (self.decide)(&seen, &self.policy, &now);
-            if scope == Scope::Queues && is_still {
+            if is_quiet {
                 self.check_nothing_left(&decision);
-            }
-            if scope == Scope::Everything {
+            } else {
                 self.check_holds(&seen, &decision, &now);
             }
         }

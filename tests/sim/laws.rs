@@ -9,7 +9,7 @@ use calypso_watch::core::model::{
 use calypso_watch::core::policy::MAX_OURS;
 use calypso_watch::core::record::{FailureClass, Verdict, VerdictRecord};
 use calypso_watch::core::verdict::Meaning;
-use calypso_watch::core::{Action, Decision, Hold, Run, Snapshot, Subject, Tinytask};
+use calypso_watch::core::{Action, Decision, Hold, Run, Snapshot, StopCause, Subject, Tinytask};
 
 use crate::processes::Kind;
 use crate::tinytask::id;
@@ -267,6 +267,21 @@ impl World {
         if !is_released && age > 60_000 {
             let how = format!("{subject:?}: {:?} {}", process.id, process.comm);
             self.fail("a live stranger's pid file stays", how);
+        }
+    }
+
+    pub(crate) fn check_stop(&mut self, dir: &RunDir, agent: &ProcessId, cause: StopCause) {
+        let spec = self
+            .disk
+            .runs
+            .get(dir)
+            .and_then(|run| run.spec.now.as_ref());
+        let limit = spec.map_or(0, |spec| spec.limits.time.0);
+        let process = self.processes.get(&agent.pid).filter(|p| p.id == *agent);
+        let began = process.map_or(0, |p| self.booted + p.id.start * 10);
+        if cause == StopCause::TimeLimit && self.mono + 20 < began + limit {
+            let how = format!("{dir:?} after {} ms of {limit}", self.mono - began);
+            self.fail("no run is ended before its time", how);
         }
     }
 

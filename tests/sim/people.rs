@@ -497,6 +497,10 @@ impl World {
                 let step = chance.seldom(3, 90_000_000, 60_000) as i64;
                 let step = if chance.one_in(2) { step } else { -step };
                 self.wall_offset += step;
+                if step < 0 {
+                    // Known gap: what others of its queue left working looks changed since, by times of a clock that has been set back.
+                    self.forget_workers();
+                }
                 self.laws.clock_stepped();
             }
             "machine suspended" => {

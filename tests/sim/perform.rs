@@ -395,6 +395,7 @@ impl World {
             StopCause::TimeLimit => Outcome::TimedOut,
             StopCause::Asked => Outcome::Stopped(StoppedBy { uid: 0, pid: None }),
         };
+        self.check_stop(dir, agent, cause);
         let mono = self.mono;
         self.disk.run(dir).ended.write(outcome, mono, false);
         self.point("stop: before the first signal")?;

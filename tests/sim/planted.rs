@@ -19,7 +19,7 @@ pub(crate) const SHIM_FAILS: u8 = 3;
 pub(crate) const GATE_LEFT_OPEN: u8 = 4;
 
 /// The law that has to be found broken, and what breaks it.
-pub(crate) const PLANTED: [(&str, Decide, u8); 16] = [
+pub(crate) const PLANTED: [(&str, Decide, u8); 17] = [
     (
         "one live run for a task",
         launches_twice,
@@ -49,6 +49,7 @@ pub(crate) const PLANTED: [(&str, Decide, u8); 16] = [
     ("a live stranger's pid file stays", clears_strangers, 0),
     ("no signal to a stranger", sweeps_strangers, 0),
     ("nothing is said twice", decide, SAYS_IT_AGAIN),
+    ("no run is ended before its time", trusts_the_wall_clock, 0),
     ("no verdict before the end", judges_early, 0),
     (
         "few runs an hour fail through our fault",
@@ -222,6 +223,20 @@ fn allows_any_number(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
         ..policy.clone()
     };
     decide(seen, &policy, now)
+}
+
+fn trusts_the_wall_clock(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
+    let mut seen = seen.clone();
+    for state in seen.runs.iter_mut().filter_map(|run| run.state.as_mut()) {
+        for moment in [Some(&mut state.started), state.running.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            let age = now.wall.since(moment.wall);
+            moment.boot.0 = now.boot.0.saturating_sub(age.0);
+        }
+    }
+    decide(&seen, policy, now)
 }
 
 fn holds_for_ever(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {

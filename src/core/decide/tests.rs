@@ -340,6 +340,22 @@ fn the_next_hop_waits_for_the_run_that_handed_the_task_on() {
 }
 
 #[test]
+fn a_clock_set_back_does_not_hide_that_a_live_run_handed_the_task_on() {
+    let set_back = Now {
+        wall: time(-900),
+        ..now(0)
+    };
+    let handed = world().task_but(1, "coder", |t| {
+        t.previous_assigned_to = Some("architect".into());
+        t.updated_at = time(-902);
+    });
+    given(handed.run(run("2/1", "architect")))
+        .by(set_back)
+        .then([])
+        .holds_task(1, Hold::RunNotOver { run: run_id("2/1") });
+}
+
+#[test]
 fn what_another_users_eyes_may_not_see_is_unknown_and_starts_nothing() {
     let mut hidden = run("1/1", "coder");
     hidden.observed.shim = false;
@@ -371,6 +387,15 @@ fn somebodys_own_run_has_its_task_and_its_queues_slot() {
         .then([])
         .holds_task(1, hold(false))
         .holds_task(2, slot_of("1/0"));
+    // Its task lies in a queue that was not asked; it has its place under max_runs all the same.
+    let elsewhere = world()
+        .policy(|p| p.max_runs = 1)
+        .task(2, "coder")
+        .stranger(subject(9), alive(false));
+    given(elsewhere)
+        .at(0)
+        .then([])
+        .holds_task(2, Hold::MaxRuns { limit: 1 });
     let younger = two.clone().stranger(subject(1), alive(true));
     given(younger.clone())
         .at(0)

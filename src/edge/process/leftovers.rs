@@ -240,15 +240,12 @@ impl Seen {
                 continue;
             }
             let is_member = is_in_session(&process.stat) && !is_refuted;
+            let is_agent = question.agent.as_ref() == Some(&id);
             let has_number = (question.agent.as_ref()).is_some_and(|agent| agent.pid == id.pid);
-            if question.agent.as_ref() == Some(&id)
-                || (has_number && kill_point::is_planted("any-pid"))
-            {
-                if self.is_twin(at, question, process) {
-                    alive.doubtful.push(process.stat.leftover());
-                } else {
-                    alive.agent = Some(id);
-                }
+            if is_agent && self.is_twin(at, question, process) {
+                alive.doubtful.push(process.stat.leftover());
+            } else if is_agent || (has_number && kill_point::is_planted("any-pid")) {
+                alive.agent = Some(id);
             } else if is_certain(process) || (is_member && is_proven) {
                 alive.leftovers.push(process.stat.leftover());
             } else if is_member {

@@ -73,7 +73,10 @@ pub enum Command {
     Hold(OneTask),
     /// Give a parked, stopped or held task a fresh start
     Retry(OneTask),
-    /// Drop what is held against a task or a process it left
+    /// Drop what is held against a task, a process it left, or tinytask itself
+    #[command(before_help = "Examples:
+  calypso-watch release 42                    what its last run left behind, or somebody's pid file
+  calypso-watch release tinytask              its tasks are gone on purpose: it is the right server")]
     Release(OneTask),
     /// Set a task that is stuck in `working` back to `idle` in tinytask
     Putback(Putback),
@@ -107,6 +110,23 @@ pub enum Command {
   calypso-watch demo --requests 3 --keep      three requests; look around afterwards
   calypso-watch demo --goose --provider openai --model gpt-5.2")]
     Demo(Demo),
+    /// Examine everything a run needs, and say what mends what is amiss; changes nothing
+    #[command(
+        before_help = "Examples:
+  calypso-watch doctor                        goose, recipes, tinytask, permissions, limits …
+  calypso-watch doctor --json                 for scripts; also before `init`, in any folder",
+        after_help = "Levels: fail (does not work), warn (will not work as meant), unknown (this user may not see it), note.
+Exit codes: 0 no failure and no warning; 1 at least one; 2 usage.
+JSON: {version, base, environment, checked, findings: [{area, level, what, why, mend, subject}],
+ok: [{area, well}]}; `mend` is a command for a shell, or null; keys are added, never renamed.
+A live daemon is judged by its own environment (names of variables only), else this one counts."
+    )]
+    Doctor(Doctor),
+    /// Try this disk, measure, and kill at random for a minute: nothing may be lost or run twice
+    #[command(before_help = "Examples:
+  calypso-watch selftest                      on the base path's disk; leaves nothing behind
+  calypso-watch selftest --base-path /srv/team --minutes 10")]
+    Selftest(Selftest),
     /// Print a completion script for a shell
     Completions {
         /// Which one
@@ -437,4 +457,31 @@ pub struct Demo {
     /// Model, with --goose
     #[arg(long, value_name = "NAME", requires = "goose")]
     pub model: Option<String>,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `selftest`
+#[derive(Debug, Args)]
+pub struct Selftest {
+    /// How long to kill daemons, shims, agents and the built-in tinytask; 0 only looks and measures
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    pub minutes: f64,
+    /// Chooses victims and moments as the run before that printed it [default: another each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
 }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`], [`commands`], [`report`] | what can be typed, what it means, how an error is told |
 //! | [`look`], [`daemon`], [`shim`], [`taskd`] | the shells: the only places where things happen |
+//! | [`selftest`] | a shell too: tries mount, latencies and `kill -9` on the user's own disk |
 //! | [`edge`] | one file per outside thing: files, processes, tinytask, goose |
 //! | [`view`] | snapshot in, text out; pure |
 //! | [`core`] | the decision: no I/O, no clock |
@@ -18,6 +19,7 @@ pub mod report;
 
 pub mod daemon;
 pub mod look;
+pub mod selftest;
 pub mod shim;
 pub mod taskd;
 

@@ -126,6 +126,13 @@ impl From<daemon::Error> for Failure {
             daemon::Error::AlreadyRunning { .. } => Self::new(Exit::NotRunning, error).hint(
                 "`calypso-watch status` shows its runs; `calypso-watch quit` ends it".to_owned(),
             ),
+            daemon::Error::OtherMachine { .. } => Self::new(Exit::NotRunning, error).hint(
+                "one machine owns a base path; end the other one there, this one may start 90 s after its last look"
+                    .to_owned(),
+            ),
+            daemon::Error::Unseen { .. } => Self::new(Exit::Failed, error).hint(
+                "start calypso-watch where that run was started, or here once it is over".to_owned(),
+            ),
             daemon::Error::Watch(error) => {
                 let hint = error.hint();
                 Self::new(Exit::Failed, error).hint(hint)
@@ -136,7 +143,13 @@ impl From<daemon::Error> for Failure {
             ),
             daemon::Error::Write { .. } => Self::new(Exit::Failed, error)
                 .hint("is the disk full, or the folder another user's?".to_owned()),
-            daemon::Error::Signals(_) => Self::new(Exit::Failed, error),
+            daemon::Error::NoLinks { .. } => Self::new(Exit::Failed, error).hint(
+                "a pid file is a hard link: keep both folders on one file system and one mount that has these"
+                    .to_owned(),
+            ),
+            daemon::Error::Signals(_) | daemon::Error::Displaced { .. } => {
+                Self::new(Exit::Failed, error)
+            }
         }
     }
 }

@@ -7,18 +7,21 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["main"],
     &["commands", "report", "cli"],
-    &["look", "daemon", "shim", "taskd"],
+    &["look", "daemon", "selftest", "shim", "taskd"],
     &["edge", "view"],
     &["core"],
 ];
 
 /// Arrows within one layer that are meant, and arrows down that are not.
-const MEANT: [(&str, &str); 5] = [
+const MEANT: [(&str, &str); 8] = [
     ("commands", "report"),
     ("commands", "cli"),
     ("daemon", "look"),
+    ("edge::anything", "edge::ask"),
     ("edge::anything", "edge::clock"),
     ("edge::anything", "edge::files"),
+    ("edge::anything", "edge::kill_point"),
+    ("edge::config", "edge::mount"),
 ];
 
 fn layer(module: &str) -> usize {

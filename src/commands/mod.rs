@@ -13,9 +13,11 @@ use crate::look::Looker;
 use crate::report::{Exit, Failure};
 
 pub mod demo;
+pub mod doctor;
 pub mod init;
 pub mod logs;
 pub mod run;
+pub mod selftest;
 pub mod show;
 pub mod stop;
 pub mod submit;
@@ -36,6 +38,7 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         Command::Stop(stop) => stop::stop(base, &stop),
         Command::Hold(task) => wish(base, &task, Control::Hold),
         Command::Retry(task) => retry(base, &task),
+        Command::Release(task) if task.task == "tinytask" => release_tinytask(base),
         Command::Release(task) => wish(base, &task, Control::Release),
         Command::Putback(task) => task::putback(base, &task),
         Command::Pause(queue) => pause(base, &queue),
@@ -49,6 +52,8 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
         )
         .hint("leave `--base-path` out; `--keep` keeps it".to_owned())),
         Command::Demo(demo) => demo::call(&demo),
+        Command::Doctor(doctor) => doctor::call(base, &doctor),
+        Command::Selftest(selftest) => selftest::call(base, &selftest),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(
@@ -207,6 +212,16 @@ fn wish(
         ),
     };
     say(&format!("{text}{}\n", when(&layout)))
+}
+
+/// A person's word that tinytask is the right one, after most of its tasks vanished.
+fn release_tinytask(base: Option<&Utf8Path>) -> Result<Exit, Failure> {
+    let layout = layout(base)?;
+    leave(&layout, &Control::ReleaseTinytask)?;
+    say(&format!(
+        "tinytask is taken for the right one, with the tasks it has now{}\n",
+        when(&layout)
+    ))
 }
 
 fn label(subject: RunSubject) -> String {

@@ -14,6 +14,7 @@ use crate::view;
 
 /// Watches until it is told to stop; with `--once`, acts once.
 pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
+    check_descriptors()?;
     let config = load(base, &run.settings)?;
     log_to_stderr(&run.log)?;
     let layout = Layout::new(config.base.clone());
@@ -37,6 +38,11 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
                 Tinytask::Unreachable { error, hint, .. } => {
                     Err(Failure::new(Exit::TinytaskUnreachable, error).hint(hint))
                 }
+                Tinytask::Suspicious { vanished, of } => {
+                    let what = format!("{vanished} of {of} known tasks vanished from tinytask at once");
+                    let hint = "is it another server, or an old backup? If it is the right one: `calypso-watch release tinytask`";
+                    Err(Failure::new(Exit::TinytaskUnreachable, what).hint(hint.to_owned()))
+                }
                 _ => Ok(Exit::Done),
             };
         }
@@ -51,6 +57,20 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
             .collect();
         say(&view::leaving(&going_on))
     })
+}
+
+/// With fewer the runtime cannot even begin, or each look fails.
+fn check_descriptors() -> Result<(), Failure> {
+    const LEAST: u64 = 64;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    match limit {
+        Some(limit) if limit < LEAST => Err(Failure::new(
+            Exit::Failed,
+            format!("this process may have {limit} files open, and needs {LEAST}"),
+        )
+        .hint("raise the limit first: `ulimit -n 1024`".to_owned())),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Shims and the built-in tinytask are started from the program that runs now, even when its file was replaced since

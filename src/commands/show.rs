@@ -5,11 +5,11 @@ use camino::Utf8Path;
 use super::{load, runtime, say};
 use crate::cli::{Plan, Settings, Status, Why};
 use crate::core::decide::decide;
-use crate::core::model::{Detail, Millis, Now, RunSubject, TaskId, Timestamp};
+use crate::core::model::{Detail, Millis, Now, ProcessId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::{Action, Decision, Snapshot, Subject, Tinytask};
-use crate::daemon::{StoryEvent, read_story, running};
-use crate::edge::{clock, config, goose, runs};
+use crate::daemon::{StoryEvent, read_story, running, said};
+use crate::edge::{clock, config, files, goose, process, runs};
 use crate::look::{Looker, Scope, chain};
 use crate::report::{Exit, Failure};
 use crate::view::{self, Daemon, PlanInput, StatusInput, StoryLine, TinytaskLine, Today, WhyInput};
@@ -36,6 +36,9 @@ async fn find(
 ) -> Result<Found, Failure> {
     let config = load(base, settings)?;
     let mut looker = Looker::new(config);
+    if let Ok(record) = running(&looker.layout) {
+        looker.as_daemon(&record.process);
+    }
     let now = clock::now();
     let mut seen = looker.look(Scope::Everything, &now).await?;
     looker.vitals(&mut seen, &now);
@@ -63,14 +66,21 @@ async fn find(
     }
     let decision = decide(&seen, &looker.config.policy, &now);
     let mut warnings = config::check_permissions(&looker.layout)?;
+    warnings.extend(files::no_room(looker.layout.base()));
     warnings.extend(looker.config.warnings.clone());
     let daemon = match running(&looker.layout) {
-        Ok(record) => Daemon::Alive {
-            pid: record.process.pid,
-            since: record.since,
-            watch: "inotify".into(),
-            note: None,
-        },
+        Ok(record) => {
+            let said = said(&looker.layout, &record.process);
+            let (watch, trouble) = said.map(|said| (said.watch, said.trouble)).unzip();
+            Daemon::Alive {
+                pid: record.process.pid,
+                since: record.since,
+                watch: watch.unwrap_or_else(|| "inotify".into()),
+                note: trouble
+                    .flatten()
+                    .or_else(|| outdated(&record.version, &record.process)),
+            }
+        }
         Err(last_look) => Daemon::Dead { last_look },
     };
     Ok(Found {
@@ -84,12 +94,29 @@ async fn find(
     })
 }
 
+/// A daemon goes on as the program that it was started from, whatever its file is by now.
+fn outdated(version: &str, daemon: &ProcessId) -> Option<String> {
+    let own = env!("CARGO_PKG_VERSION");
+    let what = if version != own {
+        format!("it is version {version}, and this is {own}")
+    } else if process::is_program_replaced(daemon) {
+        "its program was replaced since it started".to_owned()
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{what}: `calypso-watch quit`, then start it again; agents go on meanwhile"
+    ))
+}
+
 impl Found {
     /// 3 beats 4.
     fn exit(&self) -> Exit {
         match (&self.daemon, &self.seen.tinytask) {
             (Daemon::Dead { .. }, _) => Exit::NotRunning,
-            (_, Tinytask::Unreachable { .. }) => Exit::TinytaskUnreachable,
+            (_, Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. }) => {
+                Exit::TinytaskUnreachable
+            }
             _ => Exit::Done,
         }
     }
@@ -197,7 +224,8 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
             .recipes
             .get(&launch.queue)
             .and_then(|recipe| recipe.as_ref().ok());
-        let capabilities = goose::capabilities_for(&looker.config, &launch.queue)?;
+        let path = looker.path.as_deref();
+        let capabilities = goose::capabilities_on(&looker.config, &launch.queue, path)?;
         goose::command(
             &looker.config,
             recipe,
@@ -232,7 +260,7 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
         say(&view::plan(&input))?
     };
     Ok(match &seen.tinytask {
-        Tinytask::Unreachable { .. } => Exit::TinytaskUnreachable,
+        Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } => Exit::TinytaskUnreachable,
         _ => Exit::Done,
     })
 }

@@ -3,10 +3,10 @@
 //! Over HTTP with a base path known, one server serves it: a lock says that it lives, server.json where. Over standard input
 //! and output there may be many on one database, each the child of its client, so neither is touched.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::core::layout::Layout;
 use crate::core::model::ProcessId;
 use crate::edge::config;
 use crate::edge::files::{self, Durability};
+use crate::edge::kill_point;
 use crate::edge::process::{self, Pidfd};
 use crate::report::{Exit, Failure};
 use crate::taskd::http;
@@ -93,12 +94,13 @@ fn open_store(layout: Option<&Layout>, db: Option<Utf8PathBuf>) -> Result<Store,
 }
 
 fn make_folder(layout: &Layout) -> Result<(), Failure> {
-    std::fs::create_dir_all(layout.tinytask()).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("cannot make `{}`: {error}", layout.tinytask()),
-        )
-    })
+    // Its database holds what agents were told: for its owner only, as the daemon makes it.
+    let folders = [(layout.state(), 0o755), (layout.tinytask(), 0o700)];
+    for (path, mode) in folders {
+        let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
+        made.map_err(|error| Failure::new(Exit::Failed, format!("cannot make `{path}`: {error}")))?;
+    }
+    Ok(())
 }
 
 fn serve_stdio(
@@ -137,7 +139,9 @@ fn serve_http(
     }
     // Held, and never unlocked, until this process ends.
     let lock = layout.map(take_lock).transpose()?;
+    kill_point::reach("server:locked");
     let store = Arc::new(open_store(layout, db)?);
+    kill_point::reach("server:database-open");
     let runtime = runtime()?;
     let served = runtime.block_on(async {
         let end = stop_signal()?;
@@ -151,6 +155,7 @@ fn serve_http(
         };
         let listener = http::bind(listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
+        kill_point::reach("server:bound");
         if let Some(layout) = layout {
             write_record(layout, address)?;
         }
@@ -208,7 +213,11 @@ fn take_lock(layout: &Layout) -> Result<File, Failure> {
         .open(&path)
         .map_err(failed)?;
     match files::try_lock(&file) {
-        Ok(true) => Ok(file),
+        Ok(true) => {
+            // Of a server that was killed while it wrote server.json; whoever holds the lock is its only writer.
+            files::remove_temporary(&layout.tinytask());
+            Ok(file)
+        }
         Ok(false) => {
             let (who, at) = match read_record(layout) {
                 Some(record) => (
@@ -239,7 +248,7 @@ fn write_record(layout: &Layout, address: SocketAddr) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write `{path}`: {error}")))
 }
 
-fn read_record(layout: &Layout) -> Option<ServerRecord> {
+pub(super) fn read_record(layout: &Layout) -> Option<ServerRecord> {
     let bytes = files::read_bounded(&layout.tinytask_server(), 4096).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -249,6 +249,7 @@ pub(super) fn record(name: &str, queue_name: &str, verdict: Verdict, at: i64) ->
         fields: 1,
         last_comment: 3,
         previous_assigned_to: None,
+        updated_at: None,
         write: None,
     };
     VerdictRecord {
@@ -288,6 +289,7 @@ pub(super) fn left_lying(run: &str, name: &str, created: &[i64], at: i64) -> Ver
     record.files = vec![FileVerdict {
         file: file(name),
         left: true,
+        changed: None,
         created: created.iter().map(|n| id(*n)).collect(),
     }];
     record

@@ -2,11 +2,15 @@
 //!
 //! Nothing here is remembered between looks: it follows from the verdicts on disk each time.
 
+use std::collections::HashMap;
+
 use crate::core::model::{
     FileKey, Moment, Now, Outcome, QueueName, RunId, RunSubject, Task, TaskKey,
 };
 use crate::core::policy::{MAX_FILE_ATTEMPTS, MAX_OURS, OURS_WINDOW, task_backoff};
-use crate::core::record::{FailureClass, Marks, TaskVerdict, Verdict, VerdictRecord, Write};
+use crate::core::record::{
+    FailureClass, FileVerdict, Marks, TaskVerdict, Verdict, VerdictRecord, Write,
+};
 use crate::core::verdict::stay_goes_on;
 use crate::core::{History, Hold, Policy};
 
@@ -20,7 +24,8 @@ pub struct Standing {
     pub runs: u32,
     /// How the last run of this stay failed.
     pub last_reason: Option<String>,
-    /// A run left it working and, as others of its queue lived, did not put it back; nobody changed it since.
+    /// A run left it working and, as others of its queue lived or tinytask did not show it, did not put it back; nobody changed it
+    /// since.
     pub left_working: Option<RunId>,
     /// When the last run that calls for a wait ended, and after how many of its kind.
     wait: Option<(Moment, u32, RunId)>,
@@ -65,6 +70,16 @@ fn is_attempt(record: &VerdictRecord) -> bool {
             .failure
             .as_ref()
             .is_some_and(|f| f.class == FailureClass::Task)
+}
+
+/// Does it count towards the runs a person's word is needed for after so many? One that met an outage of its provider, or of its
+/// recipe or machine, does not: the hold of those bounds how often they are probed, and the probe is always the same first task.
+fn is_counted(record: &VerdictRecord) -> bool {
+    let is_outage = record
+        .failure
+        .as_ref()
+        .is_some_and(|f| matches!(f.class, FailureClass::Provider | FailureClass::Environment));
+    !is_outage && !matches!(record.outcome, Outcome::NotLaunched(_))
 }
 
 /// Through no fault of the task, the agent, its recipe or its provider.
@@ -120,15 +135,17 @@ impl Standing {
             };
             passed_over.clear();
             is_known = true;
+            let is_not_put_back = matches!(
+                entry.write,
+                None | Some(Write::Park {
+                    put_back: false,
+                    ..
+                })
+            );
+            // What was gone and is there again: tinytask was another one meanwhile.
             let is_left = record.queue == *queue
-                && entry.verdict == Verdict::LeftWorking
-                && matches!(
-                    entry.write,
-                    None | Some(Write::Park {
-                        put_back: false,
-                        ..
-                    })
-                );
+                && matches!(entry.verdict, Verdict::LeftWorking | Verdict::Gone)
+                && is_not_put_back;
             left = is_left.then_some(record);
             standing.stay = standing.stay.max(entry.stay);
             if is_forgiven(record, subject, &history.marks) {
@@ -136,9 +153,7 @@ impl Standing {
                 standing.begin_stay();
                 continue;
             }
-            if !matches!(record.outcome, Outcome::NotLaunched(_)) {
-                standing.runs += 1;
-            }
+            standing.runs += u32::from(is_counted(record));
             if last.is_some_and(|(_, before)| before.stay != entry.stay) {
                 standing.begin_stay();
             }
@@ -148,7 +163,7 @@ impl Standing {
         // Runs that were named after the task, worked on others instead and failed there are no attempts of it. They cost all the
         // same: without a wait the next would follow at once, and the agent be handed the same other task.
         let waits = passed_over.last().map(|record| {
-            standing.runs += passed_over.len() as u32;
+            standing.runs += passed_over.iter().filter(|r| is_counted(r)).count() as u32;
             (
                 record.judged.clone(),
                 passed_over.len() as u32,
@@ -213,7 +228,7 @@ impl Standing {
 
     fn add(&mut self, record: &VerdictRecord, entry: &TaskVerdict) {
         let failed = matches!(entry.verdict, Verdict::NoProgress | Verdict::LeftWorking);
-        self.stopped = matches!(record.outcome, Outcome::Stopped(_))
+        self.stopped = matches!(record.outcome, Outcome::Stopped(by) if !by.is_system())
             .then_some(record.run)
             .filter(|_| failed || entry.verdict == Verdict::Progress);
         if entry.verdict == Verdict::Progress {
@@ -271,41 +286,85 @@ impl Standing {
     }
 }
 
+/// What past runs say of inbound files, by name: looked up for each file, of which there may be very many.
+pub struct PastFiles<'a>(HashMap<&'a str, Vec<(&'a VerdictRecord, &'a FileVerdict)>>);
+
+impl<'a> PastFiles<'a> {
+    /// Of the runs over inbound/ that no `retry` has forgiven, oldest first.
+    pub fn new(history: &'a History) -> Self {
+        let mut by_name: HashMap<&str, Vec<_>> = HashMap::new();
+        let counts = |r: &&VerdictRecord| !is_forgiven(r, RunSubject::Inbound, &history.marks);
+        for record in history.verdicts.iter().filter(counts) {
+            for file in &record.files {
+                by_name
+                    .entry(&file.file.name)
+                    .or_default()
+                    .push((record, file));
+            }
+        }
+        Self(by_name)
+    }
+
+    fn of(&self, name: &str) -> &[(&'a VerdictRecord, &'a FileVerdict)] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Where an inbound file stands.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FileStanding {
     /// Attempts that left it where it lay.
     pub attempts: u32,
     pub hold: Option<Hold>,
+    /// Runs in a row that did not take a file of its name.
+    runs: u32,
 }
 
 impl FileStanding {
-    /// Of the file `key`: its name, inode and mtime, so that an edited file is a new one.
-    pub fn of(history: &History, key: &FileKey, now: &Now) -> Self {
+    /// Of the file `key`: its name, inode and mtime, so that an edited file is a new one, for which what was held of the old one
+    /// holds no more. One that changes while its run lives is another file at each verdict, though: what such runs left counts by
+    /// name, or it would be dispatched for ever. Nor has any name more than `max_runs` in a row that did not take it.
+    pub fn of(past: &PastFiles<'_>, key: &FileKey, max_runs: u32, now: &Now) -> Self {
         let mut standing = Self::default();
         let mut wait = None;
         let mut excused = 0;
         let mut ours = Vec::new();
         let mut reason = String::new();
-        for record in history
-            .verdicts
-            .iter()
-            .filter(|r| !is_forgiven(r, RunSubject::Inbound, &history.marks))
-        {
-            let Some(file) = record.files.iter().find(|f| f.file == *key && f.left) else {
+        for (record, file) in past.of(&key.name) {
+            if !file.left {
+                // What lies here now is another request, unless it is that very one: something that puts back what is taken away
+                // (a folder kept in step with another machine's, say) keeps its time.
+                let is_restored = file.file.modified == key.modified;
+                let runs = if is_restored { standing.runs + 1 } else { 0 };
+                standing = Self {
+                    runs,
+                    ..Self::default()
+                };
+                (wait, excused) = (None, 0);
+                ours.clear();
                 continue;
-            };
-            if let Outcome::Stopped(_) = record.outcome {
+            }
+            let is_dispatched = !file.created.is_empty();
+            standing.runs += u32::from(is_counted(record) || is_dispatched);
+            let is_this = file.as_judged() == key;
+            if !is_this && file.changed.is_none() {
+                // Edited since.
+                continue;
+            }
+            if is_this
+                && let Outcome::Stopped(by) = record.outcome
+                && !by.is_system()
+            {
                 standing.hold = Some(Hold::StoppedByPerson { run: record.run });
                 continue;
             }
-            if !file.created.is_empty() {
+            if is_this && is_dispatched {
                 standing.hold = Some(Hold::DispatchedNotMoved {
                     tasks: file.created.clone(),
                 });
             }
             let is_ours = is_ours(record);
-            if is_attempt(record) {
+            if is_attempt(record) || is_dispatched {
                 standing.attempts += 1;
                 reason = record
                     .failure
@@ -327,9 +386,11 @@ impl FileStanding {
         if standing.hold.is_some() {
             return standing;
         }
-        let attempts = standing.attempts;
+        let (attempts, runs) = (standing.attempts, standing.runs);
         standing.hold = if attempts >= MAX_FILE_ATTEMPTS {
             Some(Hold::FileParked { attempts, reason })
+        } else if runs >= max_runs {
+            Some(Hold::TooManyRuns { runs })
         } else {
             lost_too_often(&ours, now).or_else(|| {
                 let (since, run, n) = wait?;

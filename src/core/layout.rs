@@ -118,6 +118,10 @@ impl Layout {
     pub fn daemon(&self) -> Utf8PathBuf {
         self.state().join("daemon.json")
     }
+    /// The tasks that tinytask last showed open.
+    pub fn known(&self) -> Utf8PathBuf {
+        self.state().join("known.json")
+    }
     /// What the daemon saw and did.
     pub fn log(&self) -> Utf8PathBuf {
         self.state().join("log.jsonl")

@@ -200,7 +200,9 @@ pub struct Evidence {
     /// Digest of the task's folder now.
     pub folder: u64,
     /// Inbound runs: what of the baseline is still there unchanged.
-    pub left: Vec<FileKey>,
+    pub left: BTreeSet<FileKey>,
+    /// Inbound runs: what of the baseline is still there by its name, but changed, and as what it is there now.
+    pub changed: BTreeMap<FileKey, FileKey>,
     /// Inbound runs that left files: tasks created since the launch.
     pub created: Vec<TaskId>,
 }
@@ -269,6 +271,8 @@ pub struct Controls {
     pub retry: BTreeSet<RunSubject>,
     pub release: BTreeSet<RunSubject>,
     pub stop: BTreeSet<RunSubject>,
+    /// tinytask is the right one, whatever is missing there.
+    pub trust_tinytask: bool,
     /// Names that mean nothing, for `status` to show.
     pub odd: Vec<String>,
 }

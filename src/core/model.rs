@@ -61,17 +61,34 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// How long ago `self` was: by the boot clock where it is of this boot, else by the wall clock.
+    /// How long ago `self` was: by the boot clock where it is of this boot, else by the wall clock, but never less than the
+    /// machine has been up since: a moment of an earlier boot whose wall clock was ahead lies in the future now.
     pub fn age(&self, now: &Now) -> Millis {
         if self.boot_id == now.boot_id {
             Millis(now.boot.0.saturating_sub(self.boot.0))
         } else {
-            now.wall.since(self.wall)
+            now.wall.since(self.wall).max(now.boot)
         }
     }
 
+    /// What is left of a limit of `span` that began at `self`, by the clock that [`age`](Self::age) goes by: a wall clock that is
+    /// set forward must not end what has just begun.
+    pub fn limit_left(&self, span: Millis, now: &Now) -> Millis {
+        Millis(span.0.saturating_sub(self.age(now).0))
+    }
+
+    /// The wall clock's time of `self`, or an earlier one where that clock has been set back since: so that what happened after
+    /// `self`, and was dated by the clock as it goes now, is never taken for older.
+    pub fn wall_at_most(&self, now: &Now) -> Timestamp {
+        if self.boot_id != now.boot_id {
+            return self.wall;
+        }
+        let by_boot = now.wall.0.saturating_sub_unsigned(self.age(now).0);
+        self.wall.min(Timestamp(by_boot))
+    }
+
     /// What is left of a wait of `span` that began at `self`: the smaller of what the two clocks say, so that a clock set
-    /// back cannot make it last longer. Zero when it is over.
+    /// back cannot make it last longer, neither within a boot nor over one. Zero when it is over.
     pub fn left_of(&self, span: Millis, now: &Now) -> Millis {
         let by_wall = self.wall.plus(span).since(now.wall);
         let by_boot = if self.boot_id == now.boot_id {
@@ -82,7 +99,8 @@ impl Moment {
                     .saturating_sub(now.boot.0),
             )
         } else {
-            span
+            // At least the time since this boot has passed.
+            Millis(span.0.saturating_sub(now.boot.0))
         };
         by_wall.min(by_boot)
     }
@@ -325,6 +343,68 @@ impl TryFrom<String> for RunId {
     }
 }
 
+/// How a comment names the run it speaks for: `42/2 3f9c`. Numbers begin anew where old runs were forgotten or `.calypso` was
+/// removed, and then the first digits of the token tell the two apart; comments of older versions have none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunMark {
+    pub run: RunId,
+    pub token: Option<String>,
+}
+
+impl RunMark {
+    /// Digits of the token: one run in 65,536 is taken for another of its number.
+    const DIGITS: usize = 4;
+
+    /// Of the run with this token; an empty one is not known.
+    pub fn new(run: RunId, token: &str) -> Self {
+        let digits: String = token.chars().take(Self::DIGITS).collect();
+        Self {
+            run,
+            token: (!digits.is_empty()).then_some(digits),
+        }
+    }
+
+    /// Each `(run 42/2 3f9c)` or `(run 42/2)` in a comment.
+    pub fn all_in(text: &str) -> Vec<Self> {
+        text.split("(run ")
+            .skip(1)
+            .filter_map(|rest| Self::parse(rest.split_once(')')?.0))
+            .collect()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (run, token) = match text.split_once(' ') {
+            Some((run, token)) => (run, Some(token.to_owned())),
+            None => (text, None),
+        };
+        let is_hex = |token: &String| {
+            token.len() == Self::DIGITS && token.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        let run = run.parse().ok()?;
+        (token.as_ref().is_none_or(is_hex)).then_some(Self { run, token })
+    }
+
+    /// Do both name the same run, as far as they tell?
+    pub fn is_same(&self, other: &Self) -> bool {
+        let differ = |(a, b): (&String, &String)| a != b;
+        self.run == other.run
+            && !self
+                .token
+                .as_ref()
+                .zip(other.token.as_ref())
+                .is_some_and(differ)
+    }
+}
+
+impl fmt::Display for RunMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.token {
+            Some(token) => write!(f, "{} {token}", self.run),
+            None => write!(f, "{}", self.run),
+        }
+    }
+}
+
 /// What tinytask says of a task's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -417,8 +497,8 @@ pub struct FoundDetail {
     pub task: Task,
     /// Highest comment id by anybody but calypso-watch; 0 when there is none.
     pub last_comment: i64,
-    /// Of the comments calypso-watch wrote: the run each names (`(run 42/2)`), so that none is written twice.
-    pub our_comments: Vec<RunId>,
+    /// Of the comments calypso-watch wrote: the run each names, so that none is written twice.
+    pub our_comments: Vec<RunMark>,
     /// Subtasks that are not complete and not archived.
     pub open_subtasks: u32,
 }
@@ -526,8 +606,19 @@ pub struct StoppedBy {
     pub pid: Option<i32>,
 }
 
+impl StoppedBy {
+    /// The machine or its container is going down: process 1, or somebody outside this pid namespace (whose number reads 0 in
+    /// here, signalfd(2)), ends whatever runs. No person asked for this run's end.
+    pub fn is_system(&self) -> bool {
+        matches!(self.pid, Some(0 | 1))
+    }
+}
+
 impl fmt::Display for StoppedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_system() {
+            return f.write_str("the system, which was going down");
+        }
         write!(f, "uid {}", self.uid)
     }
 }
@@ -540,4 +631,71 @@ pub struct FileKey {
     pub inode: u64,
     /// Milliseconds since 1970.
     pub modified: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(wall: i64, boot_id: &str, boot: u64) -> Moment {
+        Moment {
+            wall: Timestamp(wall),
+            boot_id: boot_id.into(),
+            boot: Millis(boot),
+        }
+    }
+
+    fn now(wall: i64, boot: u64) -> Now {
+        Now {
+            wall: Timestamp(wall),
+            boot_id: "this".into(),
+            boot: Millis(boot),
+        }
+    }
+
+    #[test]
+    fn a_wait_that_began_before_a_reboot_with_the_clock_ahead_ends_all_the_same() {
+        // The clock was a day ahead, NTP set it right, the machine was started again.
+        let began = moment(86_400_000, "the one before", 5_000);
+        let span = Millis(30_000);
+        assert_eq!(began.left_of(span, &now(1_000, 10_000)), Millis(20_000));
+        assert_eq!(began.left_of(span, &now(21_000, 30_000)), Millis(0));
+        assert_eq!(began.age(&now(21_000, 30_000)), Millis(30_000));
+    }
+
+    #[test]
+    fn a_wait_ends_at_the_earlier_of_the_two_clocks() {
+        let span = Millis(30_000);
+        let same_boot = moment(100_000, "this", 50_000);
+        assert_eq!(
+            same_boot.left_of(span, &now(110_000, 55_000)),
+            Millis(20_000)
+        );
+        assert_eq!(
+            same_boot.left_of(span, &now(-9_000_000, 55_000)),
+            Millis(25_000)
+        );
+        let earlier = moment(100_000, "the one before", 50_000);
+        assert_eq!(earlier.left_of(span, &now(110_000, 5_000)), Millis(20_000));
+        assert_eq!(earlier.age(&now(110_000, 5_000)), Millis(10_000));
+    }
+
+    #[test]
+    fn a_run_whose_number_comes_again_is_told_by_its_token() {
+        let run: RunId = "42/1".parse().expect("a run");
+        let ours = RunMark::new(run, "3f9c0000000000000000000000000000");
+        let said =
+            format!("calypso-watch parked this task: 3 attempts (run {ours}). Log: x (run x)");
+        assert!(said.contains("(run 42/1 3f9c)"), "{said}");
+        let [found] = &RunMark::all_in(&said)[..] else {
+            panic!("{said}");
+        };
+        assert!(found.is_same(&ours));
+        // The same number, after `.calypso` was removed.
+        assert!(!found.is_same(&RunMark::new(run, "77aa0000")));
+        // An older version's comment names no token: it is taken for this run's.
+        assert!(RunMark::all_in("put back (run 42/1).")[0].is_same(&ours));
+        assert!(!RunMark::all_in("put back (run 42/2).")[0].is_same(&ours));
+        assert_eq!(RunMark::all_in("(run 42/1 nohex) (run 42/1 3f9c7)"), []);
+    }
 }

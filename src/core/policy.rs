@@ -1,6 +1,6 @@
 //! Slots, back-offs, limits: arithmetic only.
 
-use crate::core::model::{Millis, ProviderName, QueueName, Recipe, RunId, RunSubject};
+use crate::core::model::{FileKey, Millis, ProviderName, QueueName, Recipe, RunId, RunSubject};
 use crate::core::{Policy, QueuePolicy};
 
 /// Longest wait of a task between two attempts.
@@ -13,10 +13,22 @@ pub const MAX_OURS: u32 = 5;
 pub const OURS_WINDOW: Millis = Millis::secs(3600);
 /// Attempts of an inbound file.
 pub const MAX_FILE_ATTEMPTS: u32 = 3;
+/// What the requests of one run may take in its records, as [`request_bytes`] reckons: some hundred thousand files. A record has
+/// an upper size (`edge::runs`); the others wait for the run after.
+pub const MOST_REQUEST_BYTES: usize = 96 << 20;
 /// A verdict made this long after the run's end says little about the run.
 pub const LATE_AFTER: Millis = Millis::secs(60);
 /// How long beyond its limit a run may go on before the daemon takes over from a shim that does not act.
 pub const SHIM_OVERDUE: Millis = Millis::secs(30);
+/// How long a shim may take from its first record to opening its agent's gate. It needs milliseconds; but it also waits for room
+/// on a full disk to write down that it failed.
+pub const START_OVERDUE: Millis = Millis::secs(300);
+
+/// At most so many bytes of a record tell of one request: its name twice, as it was and as it is, each character perhaps escaped;
+/// the names and numbers around it; and twenty tasks.
+pub fn request_bytes(file: &FileKey) -> usize {
+    4 * file.name.len() + 640
+}
 
 /// Wait after the `n`th attempt that failed: 10 s · 2ⁿ⁻¹ and up to a quarter more, 5 min at most. The jitter is a function
 /// of the run, so that deciding twice gives the same answer, and tasks that failed together do not come back together.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::model::{
     FileKey, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, RunId, RunState, TaskId,
-    TaskKey, TaskStatus,
+    TaskKey, TaskStatus, Timestamp,
 };
 
 /// The newest format this program reads and the one it writes.
@@ -158,6 +158,10 @@ pub struct TaskVerdict {
     pub last_comment: i64,
     /// Differs at a later look, where somebody moved the task away and back in between.
     pub previous_assigned_to: Option<String>,
+    /// tinytask's `updated_at` when the verdict was made (a comment does not change it): a later one says that somebody has been at
+    /// the task since. None in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
     /// What tinytask is to be told.
     pub write: Option<Write>,
 }
@@ -194,10 +198,20 @@ pub enum Write {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileVerdict {
     pub file: FileKey,
-    /// Still there, unchanged.
+    /// Still there, unchanged or not.
     pub left: bool,
-    /// Left, and these tasks were created during the run: perhaps dispatched but not moved.
+    /// Left, but not as it was at the launch: as what it lay there at the verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<FileKey>,
+    /// Left, and these tasks were created during the run: perhaps dispatched but not moved. The first few of them.
     pub created: Vec<TaskId>,
+}
+
+impl FileVerdict {
+    /// The file as the verdict found it.
+    pub fn as_judged(&self) -> &FileKey {
+        self.changed.as_ref().unwrap_or(&self.file)
+    }
 }
 
 /// Whose fault a failed run was, which decides what follows.
@@ -219,6 +233,16 @@ pub enum FailureClass {
 pub struct Failure {
     pub class: FailureClass,
     pub reason: String,
+}
+
+/// `known.json`: what tinytask last showed open, so that a daemon that starts, and `status`, tell another server from the known one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub format: u32,
+    /// The newest of them.
+    pub open: Vec<TaskKey>,
+    /// `release tinytask`: a person said that the server is the right one; runs that began before that say nothing of it.
+    pub trusted: Option<Moment>,
 }
 
 /// `marks.json` beside a subject's run directories: what people said of it, written by the daemon from control files.

@@ -4,15 +4,19 @@
 //! the folder are asked instead, and what they say afterwards is compared with the baseline of the launch.
 
 use crate::core::model::{
-    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunState, RunSubject, TaskId, TaskKey,
-    TaskStatus,
+    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunMark, RunState, RunSubject, Task,
+    TaskId, TaskKey, TaskStatus,
 };
 use crate::core::policy::LATE_AFTER;
 use crate::core::record::{
     BaselineTask, FORMAT, Failure, FailureClass, FileVerdict, Spec, TaskVerdict, Verdict,
     VerdictRecord, Write,
 };
-use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot};
+use crate::core::{Alive, Evidence, Observed, ObservedState, Run, Snapshot, StrangerKind};
+
+/// Tasks created during a run that are named for each file it left: enough for a person to find them, and no more, as a run may
+/// leave very many files.
+const MOST_CREATED: usize = 20;
 
 /// What the combination of a run's traces means; the table is in `docs/design/01-one-run.md`.
 #[derive(
@@ -156,6 +160,8 @@ pub struct Case<'a> {
     pub max_attempts: u32,
     /// Another run of the queue lives: only the named task can be told to be this run's.
     pub has_company: bool,
+    /// A person said `retry` of the run's subject while the run lived: it counts no more, so it parks nothing either.
+    pub is_forgiven: bool,
     /// Attempts so far of a task.
     pub count: &'a dyn Fn(TaskKey) -> Count,
     pub now: &'a Now,
@@ -189,15 +195,14 @@ impl Case<'_> {
         }
         let files: Vec<FileVerdict> = (spec.baseline.inbound.iter())
             .map(|file| {
-                let left = self.evidence.left.contains(file);
+                let changed = self.evidence.changed.get(file).cloned();
+                let left = changed.is_some() || self.evidence.left.contains(file);
+                let created = self.evidence.created.iter().take(MOST_CREATED).copied();
                 FileVerdict {
                     file: file.clone(),
                     left,
-                    created: if left {
-                        self.evidence.created.clone()
-                    } else {
-                        Vec::new()
-                    },
+                    changed,
+                    created: created.filter(|_| left).collect(),
                 }
             })
             .collect();
@@ -212,7 +217,8 @@ impl Case<'_> {
             .as_ref()
             .map_or_else(|| outcome.to_string(), |f| f.reason.clone());
         for task in &mut tasks {
-            self.settle_write(task, counts, &reason);
+            let is_forgiven = self.is_forgiven && spec.task == Some(task.key);
+            self.settle_write(task, counts && !is_forgiven, &reason);
         }
         Some(VerdictRecord {
             format: FORMAT,
@@ -252,26 +258,22 @@ impl Case<'_> {
 
     /// `Some(None)`: untouched. `None`: not known yet.
     fn task(&self, before: &BaselineTask, is_named: bool) -> Option<Option<TaskVerdict>> {
+        let never_ran = matches!(self.run.outcome(), Outcome::NotLaunched(_));
+        // What was taken or moved meanwhile was taken or moved by others.
+        if never_ran && !is_named {
+            return Some(None);
+        }
         let after = self.after(before.key.id)?;
-        let Detail::Found(found) = after else {
-            return Some(Some(self.entry(
-                before.key,
-                Verdict::Gone,
-                before.fields,
-                0,
-                None,
-            )));
+        let found = match after {
+            Detail::Found(found) if found.task.key() == before.key => found,
+            Detail::Found(_) | Detail::NotFound => {
+                return Some(Some(TaskVerdict {
+                    fields: before.fields,
+                    ..self.entry(before.key, Verdict::Gone)
+                }));
+            }
         };
         let task = &found.task;
-        if task.key() != before.key {
-            return Some(Some(self.entry(
-                before.key,
-                Verdict::Gone,
-                before.fields,
-                0,
-                None,
-            )));
-        }
         let here = task.assigned_to.as_deref() == Some(self.run.dir.queue.as_str());
         let verdict = match (task.status, here) {
             (TaskStatus::Complete, _) => Verdict::Done,
@@ -282,10 +284,9 @@ impl Case<'_> {
             // A parent's status is its subtasks', not its own.
             (_, true) if found.open_subtasks > 0 && !is_named => return Some(None),
             (_, true) if found.open_subtasks > 0 => Verdict::Progress,
-            // Somebody with a pid file of his own is at it.
-            (TaskStatus::Working, true) if !is_named && self.has_stranger(task.id) => {
-                return Some(None);
-            }
+            // Somebody else is at it: with a pid file of his own, or whoever had it when this run was refused.
+            (TaskStatus::Working, true) if self.has_stranger(task.id) => return Some(None),
+            (TaskStatus::Working, true) if never_ran => Verdict::NoProgress,
             (TaskStatus::Working, true) if is_named || before.status == TaskStatus::Idle => {
                 Verdict::LeftWorking
             }
@@ -303,14 +304,10 @@ impl Case<'_> {
             }
             (TaskStatus::Idle | TaskStatus::Working, true) => return Some(None),
         };
-        let previous = task.previous_assigned_to.clone();
-        Some(Some(self.entry(
-            before.key,
-            verdict,
-            task.fields,
-            found.last_comment,
-            previous,
-        )))
+        Some(Some(TaskVerdict {
+            last_comment: found.last_comment,
+            ..self.entry_of(task, verdict)
+        }))
     }
 
     /// Tasks that came into the queue after the launch, were claimed since, and that nobody else can have claimed.
@@ -327,7 +324,7 @@ impl Case<'_> {
                     && t.assigned_to.as_deref() == Some(self.run.dir.queue.as_str())
             })
             .filter(|t| !self.spec.baseline.tasks.iter().any(|b| b.key == t.key()))
-            .filter(|t| t.updated_at.seconds() >= started.wall.seconds())
+            .filter(|t| t.updated_at.seconds() >= started.wall_at_most(self.now).seconds())
             .filter(|t| !self.has_stranger(t.id))
             .filter(|t| match self.seen.details.get(&t.id) {
                 Some(Detail::Found(found)) => {
@@ -343,39 +340,35 @@ impl Case<'_> {
                     .values()
                     .any(|child| child.parent == Some(t.id))
             })
-            .map(|t| {
-                self.entry(
-                    t.key(),
-                    Verdict::LeftWorking,
-                    t.fields,
-                    0,
-                    t.previous_assigned_to.clone(),
-                )
-            })
+            .map(|t| self.entry_of(t, Verdict::LeftWorking))
             .collect()
     }
 
     fn has_stranger(&self, id: TaskId) -> bool {
-        self.seen.strangers.contains_key(&RunSubject::Task(id))
+        let stranger = self.seen.strangers.get(&RunSubject::Task(id));
+        stranger.is_some_and(|stranger| !matches!(stranger.what, StrangerKind::Dead { .. }))
     }
 
-    fn entry(
-        &self,
-        key: TaskKey,
-        verdict: Verdict,
-        fields: u64,
-        last_comment: i64,
-        previous: Option<String>,
-    ) -> TaskVerdict {
+    fn entry_of(&self, task: &Task, verdict: Verdict) -> TaskVerdict {
+        TaskVerdict {
+            fields: task.fields,
+            previous_assigned_to: task.previous_assigned_to.clone(),
+            updated_at: Some(task.updated_at),
+            ..self.entry(task.key(), verdict)
+        }
+    }
+
+    fn entry(&self, key: TaskKey, verdict: Verdict) -> TaskVerdict {
         let count = (self.count)(key);
         TaskVerdict {
             key,
             attempt: count.failed + 1,
             stay: count.stay,
             verdict,
-            fields,
-            last_comment,
-            previous_assigned_to: previous,
+            fields: 0,
+            last_comment: 0,
+            previous_assigned_to: None,
+            updated_at: None,
             write: None,
         }
     }
@@ -386,10 +379,11 @@ impl Case<'_> {
             return;
         }
         let run = self.run.dir.id;
+        let mark = RunMark::new(run, &self.spec.token);
         if counts && task.attempt >= self.max_attempts {
             let attempts = task.attempt;
             let comment = format!(
-                "calypso-watch parked this task: {attempts} attempts in {queue} failed, the last one: {reason} (run {run}). \
+                "calypso-watch parked this task: {attempts} attempts in {queue} failed, the last one: {reason} (run {mark}). \
                  Log: .calypso/runs/{subject}/{dir}/output.log. It is started again after `calypso-watch retry {id}`, or when its \
                  title, description, priority, assignee, tags or blocker change, or somebody comments on it.",
                 queue = self.run.dir.queue,
@@ -403,7 +397,7 @@ impl Case<'_> {
             });
         } else if left_working && !self.has_company {
             let comment = format!(
-                "calypso-watch put this task back to idle: its agent is gone, {reason} (run {run})."
+                "calypso-watch put this task back to idle: its agent is gone, {reason} (run {mark})."
             );
             task.write = Some(Write::PutBack { comment });
         }
@@ -438,6 +432,9 @@ impl Case<'_> {
             Outcome::NotLaunched(_) | Outcome::Lost => {
                 failure(FailureClass::Ours, outcome.to_string())
             }
+            Outcome::Stopped(by) if by.is_system() => {
+                failure(FailureClass::Ours, outcome.to_string())
+            }
             Outcome::Stopped(_) => None,
             Outcome::TimedOut | Outcome::LogLimit => {
                 failure(FailureClass::Task, outcome.to_string())
@@ -453,7 +450,13 @@ impl Case<'_> {
                 } else if worst.is_some_and(|t| t.verdict == Verdict::LeftWorking) {
                     "left it working".to_owned()
                 } else if left > 0 {
-                    format!("left {left} of {} requests in inbound", files.len())
+                    let changed = files.iter().filter(|f| f.changed.is_some()).count();
+                    let edited = match changed {
+                        0 => "",
+                        n if n == left => ", and changed by then",
+                        _ => ", some of them changed by then",
+                    };
+                    format!("left {left} of {} requests in inbound{edited}", files.len())
                 } else {
                     "made no progress".to_owned()
                 };

@@ -12,7 +12,7 @@ use super::Error;
 use crate::core::layout::Layout;
 use crate::core::model::ProcessId;
 use crate::edge::config::{Config, TinytaskChoice};
-use crate::edge::{files, process};
+use crate::edge::{files, kill_point, process};
 
 /// How long it may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
@@ -114,6 +114,7 @@ pub async fn start_builtin(
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(&log_path)
         .map_err(|e| failed(e.to_string()))?;
+    kill_point::reach("builtin:before-start");
     let mut child = Command::new(exe.as_str())
         .args([
             "--base-path",
@@ -129,6 +130,7 @@ pub async fn start_builtin(
         .process_group(0)
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
+    kill_point::reach("builtin:started");
     info!(pid = child.id(), address, "started the built-in tinytask");
     // That somebody answers at the address is not enough: the port may be another program's.
     let listening = async {
@@ -157,6 +159,7 @@ pub async fn start_builtin(
     match tokio::time::timeout(START_TIME, listening).await {
         Ok(result) => {
             result?;
+            kill_point::reach("builtin:serves");
             let server = process::identity(child.id().cast_signed());
             Ok(Some(Builtin::watched(layout, Some(child), server)))
         }

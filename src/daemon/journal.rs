@@ -12,7 +12,7 @@ use crate::core::layout::Layout;
 use crate::core::model::{Moment, Now, RunId, Task, TaskId, TaskStatus, Timestamp};
 use crate::core::record::{Spec, VerdictRecord};
 use crate::core::{Coverage, Decision, Hold, InboundState, Snapshot, Subject, Tinytask};
-use crate::edge::{clock, files};
+use crate::edge::{clock, files, kill_point};
 
 /// The file is turned over at this size; one older one is kept.
 const ROTATE: u64 = 16 << 20;
@@ -75,10 +75,16 @@ impl Journal {
 
     fn write(&mut self, event: &StoryEvent) {
         let path = self.layout.log();
-        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > ROTATE) {
-            std::fs::rename(&path, path.with_extension("jsonl.1")).ok();
+        if files::is_larger(&path, ROTATE) {
+            kill_point::reach("log:before-rotation");
+            files::turn_over(&path).ok();
+            kill_point::reach("log:rotated");
         }
-        let line = serde_json::to_string(event).unwrap_or_default();
+        let mut line = serde_json::to_string(event).unwrap_or_default();
+        if self.is_failing {
+            // A full disk may have taken the beginning of the last line; this one must not become its end.
+            line.insert(0, '\n');
+        }
         match files::append_line(&path, &line, 0o644) {
             Ok(()) => self.is_failing = false,
             Err(error) if !self.is_failing => {
@@ -87,6 +93,7 @@ impl Journal {
             }
             Err(_) => {}
         }
+        kill_point::reach("log:appended");
     }
 
     pub(super) fn started(&mut self, since: &Moment) {
@@ -189,7 +196,7 @@ impl Journal {
                         of,
                         "most open tasks vanished at once: another server? nothing is started or judged"
                     );
-                    format!("{vanished} of {of} open tasks vanished at once")
+                    format!("{vanished} of {of} known tasks vanished at once")
                 }
                 _ => {
                     info!("tinytask answers");
@@ -294,7 +301,7 @@ fn kind(hold: &Hold) -> String {
 pub fn read_story(layout: &Layout, wanted: impl Fn(&StoryEvent) -> bool) -> Vec<StoryEvent> {
     let path = layout.log();
     let mut events = Vec::new();
-    for path in [path.with_extension("jsonl.1"), path] {
+    for path in [files::turned_over(&path), path] {
         let Ok(bytes) = files::read_bounded(&path, LIMIT) else {
             continue;
         };

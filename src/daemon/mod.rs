@@ -5,7 +5,7 @@
 //!
 //! One thread. inotify, pidfds, timers and signals only wake the loop; none of them is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,15 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::core::decide::decide;
-use crate::core::model::{
-    FileKey, Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp,
-};
+use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp};
+use crate::core::record::{FileVerdict, Known};
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot, Tinytask};
-use crate::edge::{clock, config, control, process, runs, watch};
+use crate::edge::{clock, config, control, kill_point, process, runs, watch};
 use crate::look::{self, Looker, Scope, chain};
 use timers::Timers;
 
@@ -34,10 +33,14 @@ mod timers;
 
 pub use builtin::{Builtin, start_builtin};
 pub use journal::{StoryEvent, read_story};
-pub use lock::{DaemonRecord, Lock, LockRecord, running};
+pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
+/// A shim that was just started says who it is within this, or refuses its spec; and is looked at this often until then.
+const SHIM_SAYS: Millis = Millis::secs(15);
+const SHIM_LOOK: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +51,29 @@ pub enum Error {
         up: String,
         base: Utf8PathBuf,
     },
+    #[error("calypso-watch on `{host}` looked at `{base}` {ago} ago, and this is another machine")]
+    OtherMachine {
+        host: String,
+        ago: String,
+        base: Utf8PathBuf,
+    },
+    #[error(
+        "run `{run}` is alive and cannot be seen from here: it was started in another container (pid namespace)"
+    )]
+    Unseen { run: RunId },
     #[error("cannot write in `{path}`")]
     Write {
         path: Utf8PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "`{path}` is not the folder that this daemon watches any more; nothing is started until that is back"
+    )]
+    Displaced { path: Utf8PathBuf },
+    #[error("files in `{from}` cannot have a second name in `{to}`")]
+    NoLinks {
+        from: Utf8PathBuf,
+        to: Utf8PathBuf,
         source: std::io::Error,
     },
     #[error("the built-in tinytask did not start: {why}")]
@@ -79,6 +102,33 @@ struct Done {
     swept: bool,
 }
 
+/// A subject whose launches fail in this daemon's own hands.
+struct Failing {
+    why: String,
+    until: Instant,
+    failures: u32,
+}
+
+impl Failing {
+    /// It is left alone for half a second, doubling up to half a minute, as the loop's own retry is.
+    fn failed(&mut self, why: String) {
+        let wait = Duration::from_millis(500 << self.failures.min(6));
+        self.why = why;
+        self.until = Instant::now() + wait.min(Duration::from_secs(30));
+        self.failures += 1;
+    }
+}
+
+impl Default for Failing {
+    fn default() -> Self {
+        Self {
+            why: String::new(),
+            until: Instant::now(),
+            failures: 0,
+        }
+    }
+}
+
 /// The daemon of one base path.
 pub struct Daemon {
     looker: Looker,
@@ -92,10 +142,22 @@ pub struct Daemon {
     watched: BTreeMap<RunId, JoinHandle<()>>,
     /// Launches that failed here before a run began, by queue; shown as holds until the next slow look.
     stuck: BTreeMap<QueueName, String>,
+    /// The same of a single task, or of inbound/.
+    failing: BTreeMap<RunSubject, Failing>,
     since: Moment,
     /// When the event that led to the present look was read.
     event: Option<Moment>,
     builtin: Option<Builtin>,
+    /// Something else had the base path's name at the last look.
+    is_displaced: bool,
+    /// What failed in the last round.
+    trouble: Option<String>,
+    /// How changes are heard of, in words.
+    heard_by: String,
+    /// Something seen since the last whole look calls for another one before anything is started.
+    wants_everything: bool,
+    /// As it was last written down.
+    known: Option<Known>,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -108,7 +170,14 @@ impl Daemon {
     pub async fn start(config: config::Config, options: Options) -> Result<Self, Error> {
         let layout = crate::core::layout::Layout::new(config.base.clone());
         make_folders(&layout)?;
+        kill_point::reach("daemon:folders-made");
         let lock = Lock::take(&layout)?;
+        runs::restore_pid_files(&layout).map_err(look::Error::from)?;
+        runs::try_link(&layout).map_err(|source| Error::NoLinks {
+            from: layout.state(),
+            to: layout.running_tasks(),
+            source,
+        })?;
         process::become_subreaper().ok();
         let builtin = start_builtin(&config, &layout, &options.exe).await?;
         let journal = journal::Journal::open(&layout);
@@ -123,9 +192,15 @@ impl Daemon {
             done: mpsc::unbounded_channel(),
             watched: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            failing: BTreeMap::new(),
             since: (&clock::now()).into(),
             event: None,
             builtin,
+            is_displaced: false,
+            trouble: None,
+            heard_by: "once".into(),
+            wants_everything: false,
+            known: None,
         })
     }
 
@@ -135,7 +210,7 @@ impl Daemon {
         loop {
             let (seen, decision, acted) = self.round(scope).await?;
             if self.looker.memory.in_hand.is_empty() && acted != Acted::Something {
-                self.record(&seen, &decision, "once");
+                self.record(&seen, &decision);
                 return Ok((seen, decision));
             }
             if acted != Acted::Something
@@ -170,11 +245,12 @@ impl Daemon {
                 Ok((looked, decision, acted)) => {
                     wake_at = decision.wake_at;
                     answered = looked.tinytask.clone();
-                    self.record(&looked, &decision, "inotify");
-                    self.watch_processes(&looked, &decision);
                     if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                        warn!(error = %error, "some task folders are left to the rescan");
+                        debug!(error = %error, "some task folders are left to the rescan");
                     }
+                    self.heard_by(&watch);
+                    self.record(&looked, &decision);
+                    self.watch_processes(&looked, &decision);
                     if scope == Scope::Everything && timers.take_prune() {
                         self.prune(&looked);
                     }
@@ -182,13 +258,14 @@ impl Daemon {
                     has_looked = true;
                     acted
                 }
+                // Somebody else has the base path now.
+                Err(error @ Error::AlreadyRunning { .. }) => return Err(error),
                 // At the start a person reads it; later on a folder that cannot be read for a while must not end the watch.
                 Err(error) if !has_looked => return Err(error),
                 Err(error) => {
-                    error!(
-                        error = chain(&error),
-                        "cannot look; nothing is started until that is over"
-                    );
+                    let error = chain(&error);
+                    error!(error, "cannot look; nothing is started until that is over");
+                    self.lock.tell(format!("cannot look: {error}")).ok();
                     (wake_at, answered) = (None, Tinytask::NotAsked);
                     Acted::Failed
                 }
@@ -207,7 +284,11 @@ impl Daemon {
                 0
             };
             if acted == Acted::Something && rounds < MOST_ROUNDS {
-                scope = Scope::Queues;
+                scope = if std::mem::take(&mut self.wants_everything) {
+                    Scope::Everything
+                } else {
+                    Scope::Queues
+                };
                 continue;
             }
             if rounds >= MOST_ROUNDS {
@@ -275,7 +356,9 @@ impl Daemon {
     fn woken(&mut self, wake: &watch::Wake, timers: &mut Timers) -> Scope {
         for what in &wake.lost {
             warn!(what, "watching was disturbed");
-            self.journal.lost(what);
+            if self.lock.place() == lock::Place::Ours {
+                self.journal.lost(what);
+            }
         }
         if wake.areas.database {
             timers.database();
@@ -291,6 +374,7 @@ impl Daemon {
 
     /// Look, decide, perform, once.
     async fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Error> {
+        self.keep_place()?;
         let now = clock::now();
         let mut seen = self.looker.look(scope, &now).await?;
         for (queue, why) in &self.stuck {
@@ -298,12 +382,55 @@ impl Daemon {
                 .entry(queue.clone())
                 .or_insert_with(|| why.clone());
         }
+        for (subject, failing) in &self.failing {
+            if Instant::now() < failing.until {
+                seen.cannot_read(*subject, failing.why.clone());
+            }
+        }
         self.lock.touch();
         let decided_at = clock::now();
         let decision = decide(&seen, &self.looker.config.policy, &decided_at);
         self.journal.seen(&seen, &decision, &decided_at);
         let acted = self.perform(&seen, &decision, &now).await;
         Ok((seen, decision, acted))
+    }
+
+    /// Everything below goes by names, so the names must still lead to what was locked. Where only `.calypso` went, it is made and
+    /// locked anew: pid files in running_tasks/ keep tasks whose agents live from being started twice. Another base path is
+    /// never taken for this one: the agents of the one that was moved away would not be seen.
+    fn keep_place(&mut self) -> Result<(), Error> {
+        let layout = self.looker.layout.clone();
+        let place = self.lock.place();
+        let displaced = match place {
+            lock::Place::Elsewhere => Some(layout.base().to_owned()),
+            lock::Place::Emptied if layout.state().is_symlink() => Some(layout.state()),
+            lock::Place::Ours | lock::Place::Emptied => None,
+        };
+        let was_displaced = std::mem::replace(&mut self.is_displaced, displaced.is_some());
+        if let Some(path) = displaced {
+            return Err(Error::Displaced { path });
+        }
+        if was_displaced {
+            self.reload();
+        }
+        match place {
+            lock::Place::Ours | lock::Place::Elsewhere => {}
+            lock::Place::Emptied => {
+                make_folders(&layout)?;
+                self.lock = Lock::take(&layout)?;
+                let what = format!(
+                    "`{}` was deleted or replaced; what was recorded there is forgotten",
+                    layout.state()
+                );
+                warn!(what, "watching was disturbed");
+                self.journal = journal::Journal::open(&layout);
+                self.journal.lost(&what);
+                self.looker.memory.forget_records();
+            }
+        }
+        // As at the start: what was put in a folder's place must not be anybody's to write.
+        config::check_permissions(&layout)?;
+        Ok(())
     }
 
     fn is_done(&mut self, done: &Done) {
@@ -315,6 +442,11 @@ impl Daemon {
 
     /// Settings are read anew; a bad file leaves the last good ones in force.
     fn reload(&mut self) {
+        // Those of another base path, or of none, are not ours; they are read when it is back.
+        if self.lock.place() == lock::Place::Elsewhere {
+            self.is_displaced = true;
+            return;
+        }
         match config::load(self.looker.layout.base(), &self.options.flags) {
             Ok(config) => self.looker.reconfigure(config),
             Err(error) => error!(
@@ -326,12 +458,18 @@ impl Daemon {
 
     /// A pidfd for each process whose death no file tells: shims, agents whose shim is dead, and what outlived its run.
     fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
+        let now = clock::now();
         let live: BTreeMap<RunId, _> = seen
             .runs
             .iter()
             .zip(&decision.meanings)
             .filter_map(|(run, meaning)| {
-                let state = run.state.as_ref()?;
+                let Some(state) = &run.state else {
+                    // Not even begun to say who it is: nothing but another look tells whether it does, or ends without a word.
+                    let spec = run.spec.as_ref().filter(|_| run.observed.shim)?;
+                    let is_new = spec.times.written.age(&now) < SHIM_SAYS;
+                    return is_new.then_some((run.dir.id, None));
+                };
                 let agent = run
                     .observed
                     .alive
@@ -351,7 +489,7 @@ impl Daemon {
                     }
                     _ => return None,
                 };
-                Some((run.dir.id, process))
+                Some((run.dir.id, Some(process)))
             })
             .collect();
         self.watched.retain(|run, watching| {
@@ -365,6 +503,15 @@ impl Daemon {
             if self.watched.contains_key(&run) {
                 continue;
             }
+            let bell = Rc::clone(&self.bell);
+            let Some(of) = of else {
+                let waiting = tokio::task::spawn_local(async move {
+                    tokio::time::sleep(SHIM_LOOK).await;
+                    bell.notify_one();
+                });
+                self.watched.insert(run, waiting);
+                continue;
+            };
             let pidfd = match process::Pidfd::open_checked(&of) {
                 Ok(Some(pidfd)) => pidfd,
                 Ok(None) => {
@@ -378,7 +525,6 @@ impl Daemon {
                 }
             };
             let Ok(pidfd) = pidfd.watch() else { continue };
-            let bell = Rc::clone(&self.bell);
             let watching = tokio::task::spawn_local(async move {
                 pidfd.over().await;
                 bell.notify_one();
@@ -387,11 +533,52 @@ impl Daemon {
         }
     }
 
-    fn record(&mut self, seen: &Snapshot, decision: &Decision, watch: &str) {
-        let record = DaemonRecord::new(&self.since, watch, seen, decision);
+    /// Says once what is left to the rescan.
+    fn heard_by(&mut self, watch: &watch::Watch) {
+        let gaps = watch.gaps();
+        let words = if gaps.is_empty() {
+            "inotify".to_owned()
+        } else {
+            format!("inotify; {} only by rescan", gaps.join(", "))
+        };
+        if words != self.heard_by {
+            if !gaps.is_empty() {
+                warn!(
+                    folders = gaps.join(", "),
+                    "not everything can be watched; the rest is left to the rescan"
+                );
+            }
+            self.heard_by = words;
+        }
+    }
+
+    fn record(&mut self, seen: &Snapshot, decision: &Decision) {
+        let trouble = self.trouble.clone();
+        let record = DaemonRecord::new(&self.since, &self.heard_by, trouble, seen, decision);
         if let Err(error) = self.lock.record(&record) {
             warn!(error = %error, "cannot write daemon.json");
         }
+        if let Err(error) = self.record_known(seen) {
+            warn!(error = chain(&error), "cannot write known.json");
+        }
+    }
+
+    /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
+    fn record_known(&mut self, seen: &Snapshot) -> Result<(), runs::Error> {
+        let known = self.looker.memory.known();
+        if self.known.as_ref() != Some(&known) {
+            runs::write_known(&self.looker.layout, &known)?;
+            self.known = Some(known);
+        }
+        if seen.controls.trust_tinytask && matches!(seen.tinytask, Tinytask::Fresh { .. }) {
+            let wish = control::Control::ReleaseTinytask;
+            let what = "tinytask is the right one, a person says";
+            self.journal.did("mark", None, None, what.into());
+            if let Err(error) = control::remove(&self.looker.layout, &wish) {
+                warn!(%error, "cannot remove a control file");
+            }
+        }
+        Ok(())
     }
 
     async fn revive_builtin(&mut self, seen: &Snapshot) {
@@ -422,10 +609,20 @@ impl Daemon {
         let per_task = self.looker.config.keep_per_task as usize;
         let is_open = |id| seen.tasks.contains_key(&id);
         let is_inbound_read = !seen.unreadable.contains_key(&RunSubject::Inbound);
-        let still_lies =
-            |key: &FileKey| !is_inbound_read || seen.inbound.iter().any(|entry| entry.key == *key);
+        let lying: BTreeMap<&str, i64> = (seen.inbound.iter())
+            .map(|entry| (entry.key.name.as_str(), entry.key.modified))
+            .collect();
+        // By name: a file that changes while its runs live is told by nothing else. See `FileStanding::of`.
+        let still_tells = |file: &FileVerdict| {
+            let lies = lying.get(file.file.name.as_str());
+            let counts = lies.is_some_and(|time| file.left || *time == file.file.modified);
+            !is_inbound_read || counts
+        };
         let layout = &self.looker.layout;
-        match runs::prune(layout, clock::wall(), keep, per_task, is_open, still_lies) {
+        kill_point::reach("prune:before");
+        let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_tells);
+        kill_point::reach("prune:done");
+        match pruned {
             Ok(0) => {}
             Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
             Err(error) => warn!(error = chain(&error), "cannot forget old runs"),
@@ -434,7 +631,9 @@ impl Daemon {
 
     fn leave(&mut self, reason: &str) -> Leaving {
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
-        self.journal.left(reason);
+        if self.lock.place() == lock::Place::Ours {
+            self.journal.left(reason);
+        }
         // The last look may be long ago: runs have come to work since, or to their end.
         let (layout, mut going_on) = (&self.looker.layout, Vec::new());
         let (live, _) = runs::list_live(layout).unwrap_or_default();
@@ -473,7 +672,7 @@ enum Acted {
 }
 
 /// Tasks that wait for something in their folder.
-fn waited_folders(decision: &Decision) -> std::collections::BTreeSet<crate::core::model::TaskId> {
+fn waited_folders(decision: &Decision) -> BTreeSet<crate::core::model::TaskId> {
     use crate::core::{Hold, Subject};
     let waits = |hold: &Hold| {
         matches!(

@@ -5,8 +5,8 @@ use tracing::warn;
 use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{
-    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, TaskId, TaskKey, TaskStatus,
+    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunMark, RunState,
+    RunSubject, StoppedBy, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
@@ -16,15 +16,14 @@ use crate::core::{Action, Decision, Launch, Mark, Run, Snapshot, StopCause};
 use crate::edge::config::Leftovers;
 use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
+use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, goose, inbound, process, runs, tinytask};
-use crate::look::{chain, is_still_runnable};
+use crate::look::{chain, is_gone, is_still_runnable};
 
 /// How long a sweep may take; what outlives it is held against the run.
 const SWEEP_TIME: Millis = Millis::secs(5);
 /// What a shim needs beyond the grace to end a run that it was told to stop.
 const SHIM_TIME: Millis = Millis::secs(15);
-/// Ids asked one by one before the whole list is asked instead.
-const MOST_PROBES: u32 = 50;
 
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +34,8 @@ enum Error {
     Runs(#[from] runs::Error),
     #[error("command line")]
     Command(#[from] goose::Error),
-    #[error("cannot start the shim")]
-    Shim(#[source] std::io::Error),
+    #[error("launch")]
+    Shim(#[from] process::StartError),
     #[error("{what}")]
     Io {
         what: &'static str,
@@ -51,6 +50,16 @@ struct Command {
     env: Vec<(String, String)>,
 }
 
+/// A task that a run left in its queue, as it stood when that was seen.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    key: TaskKey,
+    queue: &'a str,
+    /// Unknown in records of older versions.
+    updated_at: Option<Timestamp>,
+    run: RunId,
+}
+
 impl Daemon {
     /// All actions of a decision, in order.
     pub(super) async fn perform(
@@ -60,16 +69,20 @@ impl Daemon {
         looked: &Now,
     ) -> Acted {
         let mut acted = Acted::Nothing;
+        self.trouble = None;
         for action in &decision.actions {
-            match self.act(action, seen, looked).await {
+            let result = self.act(action, seen, looked).await;
+            self.note_launch(action, result.as_ref().err());
+            match result {
                 Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
                 Ok(_) => {}
                 Err(error) => {
+                    let (action, error) = (name(action), chain(&error));
                     warn!(
-                        action = name(action),
-                        error = chain(&error),
-                        "an action failed; the next look meets it again"
+                        action,
+                        error, "an action failed; the next look meets it again"
                     );
+                    self.trouble = Some(format!("{action} failed and is tried again: {error}"));
                     acted = Acted::Failed;
                 }
             }
@@ -93,19 +106,28 @@ impl Daemon {
                     Some(run),
                     format!("{} processes", leftovers.len()),
                 );
+                kill_point::reach("sweep:before");
                 tokio::task::spawn_local(async move {
                     process::sweep(&leftovers, SWEEP_TIME).await;
+                    kill_point::reach("sweep:done");
                     done.send(Done { run, swept: true }).ok();
                 });
                 Ok(false)
             }
-            Action::ClearPidFile { run } => Ok(runs::clear_pid_file(&layout, run)?),
+            Action::ClearPidFile { run } => {
+                kill_point::reach("clear:before");
+                let cleared = runs::clear_pid_file(&layout, run)?;
+                kill_point::reach("clear:done");
+                Ok(cleared)
+            }
             Action::ClearStranger {
                 subject,
                 inode,
                 modified,
             } => {
+                kill_point::reach("stranger:before");
                 let cleared = runs::clear_stranger(&layout, *subject, *inode, *modified)?;
+                kill_point::reach("stranger:removed");
                 self.journal.did(
                     "cleared",
                     subject.task(),
@@ -114,42 +136,89 @@ impl Daemon {
                 );
                 Ok(cleared)
             }
-            Action::ClearLitter { run } => Ok(runs::clear_litter(&layout, run)?),
+            Action::ClearLitter { run } => {
+                kill_point::reach("litter:before");
+                Ok(runs::clear_litter(&layout, run)?)
+            }
             Action::RecordVerdict { run, verdict } => {
                 // Its writes must not be made twice, nor forgotten, after a power cut; without any, the same verdict follows again.
+                // Nor does it where a request was dispatched and not moved, or a person ended the run: those are known from it alone.
                 let has_writes = verdict.tasks.iter().any(|task| task.write.is_some());
-                let durability = if has_writes {
+                let is_held_by_it = verdict.files.iter().any(|file| file.left)
+                    || matches!(verdict.outcome, Outcome::Stopped(_));
+                let durability = if has_writes || is_held_by_it {
                     Durability::PowerCut
                 } else {
                     Durability::Crash
                 };
+                kill_point::reach("verdict:before");
                 runs::write_verdict(&layout, run, verdict, durability)?;
+                kill_point::reach("verdict:durable");
                 self.finish(run, verdict).await
             }
             Action::FinishVerdict { run, verdict } => self.finish(run, verdict).await,
             Action::RecordMark { subject, mark } => self.mark(*subject, mark),
-            Action::ClearStop { subject } => remove(&layout, &Control::Stop(*subject)),
+            Action::ClearStop { subject } => {
+                kill_point::reach("stop:before-wish-removed");
+                let removed = remove(&layout, &Control::Stop(*subject))?;
+                kill_point::reach("stop:wish-removed");
+                Ok(removed)
+            }
             Action::PutBack { task, run } => {
-                let Some(key) = seen.tasks.get(task).map(crate::core::model::Task::key) else {
+                let Some(task) = seen.tasks.get(task) else {
                     return Ok(false);
+                };
+                let token = task.queue().and_then(|queue| {
+                    let dir = RunDir { id: *run, queue };
+                    Some(runs::read_spec(&layout, &dir).ok()??.token)
+                });
+                let mark = RunMark::new(*run, &token.unwrap_or_default());
+                let left = Left {
+                    key: task.key(),
+                    queue: task.assigned_to.as_deref().unwrap_or_default(),
+                    updated_at: Some(task.updated_at),
+                    run: *run,
                 };
                 let text = "its agent is gone";
                 let comment =
-                    format!("calypso-watch put this task back to idle: {text} (run {run}).");
-                self.put_back(key, *run, &comment).await
+                    format!("calypso-watch put this task back to idle: {text} (run {mark}).");
+                self.put_back(left, &comment).await
             }
             Action::CreateFolder { task } => {
+                kill_point::reach("folder:before");
                 let path = layout.task_folder(*task);
                 std::fs::create_dir(&path).map_err(|source| Error::Io {
                     what: "cannot make a task's folder",
                     source,
                 })?;
+                kill_point::reach("folder:made");
                 Ok(true)
             }
         }
     }
 
     // ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A launch that failed here holds its subject for a while, with the reason, so that whatever comes next in the queue is not kept
+    /// from starting by, say, one task whose records cannot be written. A tinytask that does not answer is no fault of the task's.
+    fn note_launch(&mut self, action: &Action, error: Option<&Error>) {
+        let Action::Launch(launch) = action else {
+            return;
+        };
+        match error {
+            None => {
+                self.failing.remove(&launch.subject);
+            }
+            Some(Error::Tinytask(error)) if error.is_connection() => {}
+            Some(error) => {
+                // What it was decided on may be what is wrong.
+                self.looker.memory.forget(launch.subject);
+                let why = format!("{} could not be started: {}", launch.subject, chain(error));
+                let failing = self.failing.entry(launch.subject).or_default();
+                failing.failed(why);
+            }
+        }
+    }
 
     /// D1 to D3 of the protocol in `shim`, after one more word with tinytask: it has no compare-and-set, so the task is read
     /// again right before.
@@ -159,6 +228,10 @@ impl Daemon {
         seen: &Snapshot,
         looked: &Now,
     ) -> Result<bool, Error> {
+        if self.is_witness_gone(launch.subject.task()).await? {
+            self.wants_everything = true;
+            return Ok(true);
+        }
         let Some(tinytask) = &self.looker.tinytask else {
             return Ok(false);
         };
@@ -167,7 +240,7 @@ impl Daemon {
             RunSubject::Task(id) => {
                 let detail = tinytask.detail(id).await?;
                 if !is_still_runnable(&detail, &launch.queue) {
-                    self.looker.memory.rechecked.insert(id, detail);
+                    self.looker.memory.rechecked.insert(id);
                     return Ok(true);
                 }
                 Some(detail)
@@ -184,6 +257,7 @@ impl Daemon {
                 return Err(error.into());
             }
         };
+        kill_point::reach("launch:read-again");
         let layout = self.looker.layout.clone();
         let dir = launch.dir();
         // D1
@@ -191,11 +265,35 @@ impl Daemon {
         self.looker.memory.forget(launch.subject);
         let spec = self.spec(launch, seen, looked, decided, detail.as_ref(), argv, &env);
         // D2
-        runs::write_spec(&layout, &dir, &spec)?;
+        if let Err(error) = runs::write_spec(&layout, &dir, &spec) {
+            if let runs::Error::TooLarge { .. } = error {
+                self.stuck.insert(launch.queue.clone(), chain(&error));
+            }
+            return Err(error.into());
+        }
+        kill_point::reach("D3:before");
         // D3
-        process::start_shim(&self.options.exe, &layout, &dir, lock, env).map_err(Error::Shim)?;
+        let started = process::start_shim(&self.options.exe, &layout, &dir, lock, env);
+        if matches!(started, Err(process::StartError::NoProcess(_))) {
+            // Nothing is to be told of a run that never was: it would count among those that failed through no fault of the
+            // task's, of which an hour has only a few.
+            runs::withdraw(&layout, &dir)?;
+        }
+        started?;
+        kill_point::reach("D3:started");
         self.journal.launched(&spec);
+        kill_point::reach("D3:told");
         Ok(true)
+    }
+
+    /// Looks between two whole ones see a queue or two, and could start another server's tasks before they know it by that. So one
+    /// task that the last whole look saw is asked for first; where it is gone, everything is looked at once more.
+    async fn is_witness_gone(&self, launched: Option<TaskId>) -> Result<bool, Error> {
+        let witness = self.looker.memory.witness(launched);
+        let (Some(tinytask), Some(witness)) = (&self.looker.tinytask, witness) else {
+            return Ok(false);
+        };
+        Ok(is_gone(Some(&tinytask.detail(witness.id).await?), witness))
     }
 
     fn command(&self, launch: &Launch, seen: &Snapshot) -> Result<Command, goose::Error> {
@@ -299,28 +397,16 @@ impl Daemon {
         }
     }
 
-    /// The highest task id given out so far: what lies above it after a dispatcher's run was created during that run. Ids are never
-    /// given out twice, so the answer of an earlier look is a good start, and the ids above it are asked one by one.
+    /// The highest task id there is: what lies above it after a dispatcher's run was created during that run. Looks see open tasks
+    /// of some queues only, and numbers above theirs have gaps where tasks were deleted, so that nothing less than the whole list
+    /// tells: a task overlooked here would pass for one that the run created, and its request be held for it.
     async fn find_highest(&mut self) -> Result<(), Error> {
         let Some(tinytask) = &self.looker.tinytask else {
             return Ok(());
         };
-        let memory = &mut self.looker.memory;
-        for _ in 0..MOST_PROBES {
-            if memory.highest_task == 0 {
-                break;
-            }
-            let Ok(next) = TaskId::try_from(memory.highest_task.saturating_add(1)) else {
-                return Ok(());
-            };
-            if tinytask.detail(next).await? == Detail::NotFound {
-                return Ok(());
-            }
-            memory.highest_task = next.number();
-        }
         let all = tinytask.all_tasks().await?;
         let highest = all.iter().map(|task| task.id.number()).max().unwrap_or(0);
-        memory.highest_task = memory.highest_task.max(highest);
+        self.looker.memory.highest_task = highest;
         Ok(())
     }
 
@@ -333,7 +419,7 @@ impl Daemon {
             return Ok(false);
         };
         let Some((agent, shim)) = stoppable(run) else {
-            return Ok(false);
+            return self.stop_start(run);
         };
         let grace = run
             .spec
@@ -352,7 +438,12 @@ impl Daemon {
             outcome: outcome.clone(),
             at: (&clock::now()).into(),
         };
-        runs::write_ended(&self.looker.layout, dir, &ended)?;
+        kill_point::reach("stop:before");
+        // On a full disk it is better ended and called lost than left to run.
+        if let Err(error) = runs::write_ended(&self.looker.layout, dir, &ended) {
+            warn!(run = %dir.id, error = chain(&error), "cannot write down why this run is ended");
+        }
+        kill_point::reach("stop:recorded");
         let id = dir.id;
         self.looker.memory.in_hand.insert(id);
         self.journal
@@ -371,6 +462,7 @@ impl Daemon {
                     end_shim(&shim).await;
                 }
             }
+            kill_point::reach("stop:done");
             done.send(Done {
                 run: id,
                 swept: false,
@@ -380,57 +472,104 @@ impl Daemon {
         Ok(false)
     }
 
+    /// Kills a shim that got stuck before it opened the gate: its agent dies there, and the run was not launched. Should it have got on
+    /// just now, its agent is an orphan, which the next look finds.
+    fn stop_start(&self, run: &Run) -> Result<bool, Error> {
+        let Some(state) = run.state.as_ref().filter(|_| run.observed.shim) else {
+            return Ok(false);
+        };
+        let failed = |source| Error::Io {
+            what: "cannot end a shim that is stuck",
+            source,
+        };
+        if let Some(shim) = process::Pidfd::open_checked(&state.shim).map_err(failed)? {
+            shim.signal(process::Signal::KILL).map_err(failed)?;
+            warn!(run = %run.dir.id, "its shim was stuck before the agent's start, and was ended");
+        }
+        // Its lock is free once it is gone; the pidfd of its watch rings then.
+        Ok(false)
+    }
+
     /// Everything after a verdict is durable. Each step bears being repeated, so a daemon killed in here goes on where it was.
     async fn finish(&mut self, dir: &RunDir, verdict: &VerdictRecord) -> Result<bool, Error> {
         for task in &verdict.tasks {
+            let left = Left {
+                key: task.key,
+                queue: verdict.queue.as_str(),
+                updated_at: task.updated_at,
+                run: verdict.run,
+            };
             match &task.write {
                 Some(Write::PutBack { comment }) => {
-                    self.put_back(task.key, verdict.run, comment).await?;
+                    self.put_back(left, comment).await?;
                 }
                 Some(Write::Park { comment, put_back }) => {
-                    self.say_once(task.key, verdict.run, comment).await?;
+                    self.say_once(left, comment).await?;
                     if *put_back {
-                        self.put_back(task.key, verdict.run, comment).await?;
+                        self.put_back(left, comment).await?;
                     }
                 }
                 None => {}
             }
         }
+        kill_point::reach("finish:before");
         runs::finish(&self.looker.layout, dir, verdict)?;
         self.looker.memory.add_verdict(verdict);
         self.looker.memory.in_hand.remove(&dir.id);
         self.looker.memory.swept.remove(&dir.id);
         self.journal.judged(verdict);
+        kill_point::reach("verdict:done");
         Ok(true)
     }
 
     /// Working → idle, and `comment` once; whether it was done. The comment names the run and comes first, so that a repeat after
     /// a crash between the two finds it there. Nothing is said of a task that is not to be put back any more.
-    async fn put_back(&self, key: TaskKey, run: RunId, comment: &str) -> Result<bool, Error> {
-        let Some((tinytask, found)) = self.present(key).await? else {
+    ///
+    /// Between the verdict and this, the daemon may have been dead or tinytask away for hours, and the task may have been handed
+    /// on, put back by a person, and claimed again: then it is another's. A claim or a move changes `updated_at`, a comment does
+    /// not (measured). Times there are in seconds: a claim in the verdict's own second is not told apart.
+    async fn put_back(&self, left: Left<'_>, comment: &str) -> Result<bool, Error> {
+        kill_point::reach("put-back:before");
+        let Some((tinytask, found)) = self.present(left.key).await? else {
             return Ok(false);
         };
+        kill_point::reach("put-back:read-again");
         let is_left = found.task.status == TaskStatus::Working
             && found.open_subtasks == 0
-            && !found.task.is_archived;
-        if !is_left {
+            && !found.task.is_archived
+            && found.task.assigned_to.as_deref() == Some(left.queue)
+            && left.updated_at.is_none_or(|at| found.task.updated_at == at)
+            && !self.has_pid_file(left.key.id);
+        if !is_left && !is_planted("blind-put-back") {
             return Ok(false);
         }
-        if !found.our_comments.contains(&run) {
-            tinytask.comment(key.id, comment).await?;
+        if !is_said(&found, left.run, comment) || is_planted("comment-twice") {
+            tinytask.comment(left.key.id, comment).await?;
         }
-        tinytask.put_back(key.id).await?;
+        kill_point::reach("put-back:commented");
+        tinytask.put_back(left.key.id).await?;
+        kill_point::reach("put-back:done");
         Ok(true)
     }
 
-    /// Says `comment` once.
-    async fn say_once(&self, key: TaskKey, run: RunId, comment: &str) -> Result<(), Error> {
-        match self.present(key).await? {
-            Some((tinytask, found)) if !found.our_comments.contains(&run) => {
-                Ok(tinytask.comment(key.id, comment).await?)
-            }
-            _ => Ok(()),
+    /// Somebody is at it, whoever that is.
+    fn has_pid_file(&self, id: TaskId) -> bool {
+        let path = self.looker.layout.pid_file(RunSubject::Task(id));
+        std::fs::symlink_metadata(path).is_ok()
+    }
+
+    /// Says `comment` once, while the task is open and where it was parked.
+    async fn say_once(&self, left: Left<'_>, comment: &str) -> Result<(), Error> {
+        kill_point::reach("park:before");
+        if let Some((tinytask, found)) = self.present(left.key).await?
+            && found.task.is_open()
+            && found.task.assigned_to.as_deref() == Some(left.queue)
+            && !is_said(&found, left.run, comment)
+        {
+            tinytask.comment(left.key.id, comment).await?;
+            kill_point::reach("park:commented");
         }
+        Ok(())
     }
 
     /// The task as it is now; `None` when it is gone, or its number is another task's, in another database.
@@ -448,6 +587,7 @@ impl Daemon {
     }
 
     fn mark(&mut self, subject: RunSubject, mark: &Mark) -> Result<bool, Error> {
+        kill_point::reach("mark:before");
         let layout = self.looker.layout.clone();
         let mut marks = runs::read_marks(&layout, subject)?.unwrap_or_default();
         marks.format = FORMAT;
@@ -466,11 +606,21 @@ impl Daemon {
             }
         };
         runs::write_marks(&layout, subject, &marks)?;
+        kill_point::reach("mark:recorded");
         self.looker.memory.forget(subject);
         self.journal
             .did("mark", subject.task(), None, control.file_name());
-        remove(&layout, &control)
+        let removed = remove(&layout, &control)?;
+        kill_point::reach("mark:wish-removed");
+        Ok(removed)
     }
+}
+
+/// Has `run` said this on the task already? By the mark in the comment, as numbers of runs come again.
+fn is_said(found: &FoundDetail, run: RunId, comment: &str) -> bool {
+    let marks = RunMark::all_in(comment);
+    let ours = marks.iter().find(|mark| mark.run == run);
+    ours.is_some_and(|ours| found.our_comments.iter().any(|known| known.is_same(ours)))
 }
 
 fn remove(layout: &crate::core::layout::Layout, control: &Control) -> Result<bool, Error> {
@@ -487,6 +637,7 @@ async fn ask_shim(shim: &ProcessId, grace: Millis) -> bool {
         return true;
     };
     pidfd.signal(process::Signal::TERM).ok();
+    kill_point::reach("stop:asked-shim");
     let Ok(watched) = pidfd.watch() else {
         return false;
     };

@@ -27,6 +27,21 @@ pub fn boot() -> Millis {
     Millis((now.tv_sec * 1000 + now.tv_nsec / 1_000_000) as u64)
 }
 
+/// CLOCK_BOOTTIME in microseconds: for measuring between two processes.
+pub fn boot_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec * 1_000_000 + now.tv_nsec / 1000) as u64
+}
+
+/// CLOCK_MONOTONIC, for measuring how long something of ours took.
+pub fn monotonic() -> std::time::Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    std::time::Duration::new(
+        now.tv_sec.cast_unsigned(),
+        now.tv_nsec.cast_unsigned() as u32,
+    )
+}
+
 /// /proc/sys/kernel/random/boot_id: another one after each boot (random(4)); empty where it cannot be read.
 pub fn boot_id() -> &'static str {
     static BOOT_ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -54,6 +69,11 @@ pub fn local_time(at: Timestamp) -> String {
             .to_string(),
         Err(_) => at.0.to_string(),
     }
+}
+
+/// Does this machine say which zone it is in? Else its times are shown in UTC.
+pub fn has_zone() -> bool {
+    TimeZone::try_system().is_ok()
 }
 
 /// Midnight before `at` in the zone of this machine.

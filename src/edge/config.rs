@@ -25,7 +25,7 @@ mod safety;
 mod value;
 
 pub use file::{env_file, parse_env_file};
-pub use safety::{check_permissions, file_system_at};
+pub use safety::check_permissions;
 pub use value::{parse_size, parse_span};
 
 use build::build;

@@ -1,7 +1,8 @@
 //! Control files: how people tell the daemon something, also while it is dead. `.calypso/control/`, one empty file a wish.
 //!
 //! `pause`, `pause-QUEUE` and `hold-SUBJECT` stay until removed; `retry-SUBJECT`, `release-SUBJECT` and `stop-SUBJECT` are
-//! removed by the daemon once they are recorded or done. A subject is `task_7` or `inbound`. The content does not matter.
+//! removed by the daemon once they are recorded or done, and so is `release-tinytask`. A subject is `task_7` or `inbound`. The
+//! content does not matter.
 //!
 //! Knows nothing of what a wish does.
 
@@ -15,6 +16,8 @@ use crate::core::Controls;
 use crate::core::layout::{Layout, parse_subject_dir, subject_dir};
 use crate::core::model::{QueueName, RunSubject};
 
+const RELEASE_TINYTASK: &str = "release-tinytask";
+
 /// One wish.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Control {
@@ -23,6 +26,7 @@ pub enum Control {
     Hold(RunSubject),
     Retry(RunSubject),
     Release(RunSubject),
+    ReleaseTinytask,
     Stop(RunSubject),
 }
 
@@ -35,6 +39,7 @@ impl Control {
             Self::Hold(subject) => format!("hold-{}", subject_dir(*subject)),
             Self::Retry(subject) => format!("retry-{}", subject_dir(*subject)),
             Self::Release(subject) => format!("release-{}", subject_dir(*subject)),
+            Self::ReleaseTinytask => RELEASE_TINYTASK.into(),
             Self::Stop(subject) => format!("stop-{}", subject_dir(*subject)),
         }
     }
@@ -43,6 +48,9 @@ impl Control {
     pub fn parse(name: &str) -> Option<Self> {
         if name == "pause" {
             return Some(Self::PauseAll);
+        }
+        if name == RELEASE_TINYTASK {
+            return Some(Self::ReleaseTinytask);
         }
         let (verb, rest) = name.split_once('-')?;
         let subject = || parse_subject_dir(rest);
@@ -74,6 +82,7 @@ pub fn look(layout: &Layout) -> io::Result<Controls> {
             Some(Control::Hold(subject)) => drop(controls.held.insert(subject)),
             Some(Control::Retry(subject)) => drop(controls.retry.insert(subject)),
             Some(Control::Release(subject)) => drop(controls.release.insert(subject)),
+            Some(Control::ReleaseTinytask) => controls.trust_tinytask = true,
             Some(Control::Stop(subject)) => drop(controls.stop.insert(subject)),
             None => controls
                 .odd
@@ -151,6 +160,7 @@ mod tests {
             Control::Hold(RunSubject::Inbound),
             Control::Retry(task),
             Control::Release(task),
+            Control::ReleaseTinytask,
             Control::Stop(task),
         ];
         for wish in &wishes {
@@ -159,7 +169,7 @@ mod tests {
             assert_eq!(Control::parse(&wish.file_name()).as_ref(), Some(wish));
         }
         let seen = look(&layout).expect("readable");
-        assert!(seen.pause_all && seen.odd.is_empty());
+        assert!(seen.pause_all && seen.trust_tinytask && seen.odd.is_empty());
         assert_eq!(seen.paused.len(), 1);
         assert!(seen.held.contains(&RunSubject::Inbound));
         for set in [&seen.retry, &seen.release, &seen.stop] {

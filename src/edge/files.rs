@@ -5,9 +5,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::core::model::Timestamp;
+use crate::edge::kill_point;
 
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,26 +22,34 @@ pub enum Durability {
 /// Replaces `path` by `bytes` in one step: a temporary file beside it, then rename(2). The temporary name carries the pid,
 /// so that two writers do not meet; a killed writer leaves it behind, and [`is_temporary`] knows it.
 pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
-    let temporary = path.with_file_name(format!(
-        ".{}.{}.new",
-        path.file_name().unwrap_or("file"),
-        std::process::id()
-    ));
+    let temporary = temporary(path);
     let written = (|| {
-        // A killed writer with this pid left it, or somebody put a link there. Neither is written through: the name is made anew.
-        match std::fs::remove_file(&temporary) {
-            Err(error) if !is_absent(&error) => return Err(error),
-            Ok(()) | Err(_) => {}
+        let open = |is_new: bool| {
+            OpenOptions::new()
+                .write(true)
+                .create(!is_new)
+                .create_new(is_new)
+                .truncate(false)
+                .mode(mode)
+                .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+                .open(&temporary)
+        };
+        let mut file = open(false)?;
+        let meta = file.metadata()?;
+        if meta.nlink() > 1 {
+            // O_NOFOLLOW does not see hard links: what is written here would be written under the other name too.
+            std::fs::remove_file(&temporary)?;
+            file = open(true)?;
+        } else if meta.is_file() {
+            // A killed writer with this pid may have left it.
+            file.set_len(0)?;
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-            .open(&temporary)?;
+        kill_point::reach_writing(path, "opened");
         file.write_all(bytes)?;
+        kill_point::reach_writing(path, "written");
         if durability == Durability::PowerCut {
             file.sync_all()?;
+            kill_point::reach_writing(path, "synced");
         }
         std::fs::rename(&temporary, path)
     })();
@@ -48,17 +57,58 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
         std::fs::remove_file(&temporary).ok();
         return Err(error);
     }
+    kill_point::reach_writing(path, "renamed");
     if durability == Durability::PowerCut
         && let Some(dir) = path.parent()
     {
         File::open(dir)?.sync_all()?;
+        kill_point::reach_writing(path, "folder-synced");
     }
     Ok(())
 }
 
-/// A name [`replace`] uses on the way.
+/// A name beside `path` that only this process uses.
+pub fn temporary(path: &Utf8Path) -> Utf8PathBuf {
+    let name = path.file_name().unwrap_or("file");
+    path.with_file_name(format!(".{name}.{}.new", std::process::id()))
+}
+
+/// A name [`temporary`] gives.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".new")
+}
+
+/// What [`temporary`] was given.
+pub fn name_of_temporary(name: &str) -> Option<&str> {
+    let (name, pid) = name
+        .strip_prefix('.')?
+        .strip_suffix(".new")?
+        .rsplit_once('.')?;
+    (!name.is_empty() && pid.parse::<u32>().is_ok()).then_some(name)
+}
+
+/// Is there a file of more than `limit` bytes?
+pub fn is_larger(path: &Utf8Path, limit: u64) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.len() > limit)
+}
+
+/// Lets a file that is appended to begin anew; what was there stays beside it, as `.1`. One writer, so that nobody appends in between.
+pub fn turn_over(path: &Utf8Path) -> io::Result<()> {
+    std::fs::rename(path, turned_over(path))
+}
+
+/// Where [`turn_over`] puts what was there.
+pub fn turned_over(path: &Utf8Path) -> Utf8PathBuf {
+    path.with_file_name(format!("{}.1", path.file_name().unwrap_or("file")))
+}
+
+/// Removes what killed writers left in a folder. Only for whoever is sure that nobody else writes there now.
+pub fn remove_temporary(folder: &Utf8Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if is_temporary(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
 }
 
 /// Reads a regular file of at most `limit` bytes, not through a symlink, never waiting on a FIFO.
@@ -185,6 +235,34 @@ pub fn is_absent(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+/// Why nothing can be written in a directory, for people: it is on a full disk, or on one that can only be read.
+pub fn no_room(dir: &Utf8Path) -> Option<String> {
+    /// Less than this is no room: a run writes some ten small files, each a block.
+    const LEAST: u64 = 64 << 10;
+    let disk = rustix::fs::statvfs(dir.as_std_path()).ok()?;
+    let is_read_only = disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    // What is kept back for root does not count: it is not there to be used up.
+    let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+    // A file system without a fixed number of inodes says 0 of 0.
+    let no_inodes = disk.f_files > 0 && disk.f_favail == 0;
+    if is_read_only {
+        Some(format!(
+            "`{dir}` can only be read: nothing can be recorded, so nothing is started or judged until it can be written"
+        ))
+    } else if room < LEAST || no_inodes {
+        let what = if room < LEAST {
+            format!("{} kB left", room >> 10)
+        } else {
+            "no inode left".into()
+        };
+        Some(format!(
+            "the disk of `{dir}` is full ({what}): nothing can be recorded, so nothing is started or judged until there is room"
+        ))
+    } else {
+        None
+    }
 }
 
 /// When what stands at `path` (a symlink itself, not its target) was last changed; `None` where nothing does.

@@ -6,21 +6,24 @@
 //! Knows nothing of tinytask: whether the work was done is not goose's to say.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _};
+use std::ffi::OsStr;
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::core::layout::Layout;
 use crate::core::model::{ProviderName, QueueName, Recipe, RunSubject};
+use crate::edge::ask::ask;
 use crate::edge::config::{self, Config};
 
+mod checkup;
 mod output;
 mod render;
 
+pub use checkup::{Keys, OwnSettings, keys_of, missing_flags, own_settings, validate, version};
 pub use output::{Output, judge, read_output};
 pub use render::Renderer;
 
@@ -174,7 +177,7 @@ pub fn command(
 }
 
 /// What goose is told to use; none: what the recipe says, else goose's own default.
-fn provider_and_model(
+pub fn provider_and_model(
     config: &Config,
     queue: &QueueName,
 ) -> (Option<ProviderName>, Option<String>) {
@@ -299,22 +302,31 @@ pub fn capabilities(program: &str) -> Result<Capabilities, Error> {
     let path = find_program(program).ok_or_else(|| Error::NotFound {
         program: program.to_owned(),
     })?;
+    capabilities_at(program, &path)
+}
+
+fn capabilities_at(program: &str, path: &Utf8Path) -> Result<Capabilities, Error> {
     let failed = |source| Error::Help {
         program: program.to_owned(),
         source,
     };
-    let meta = std::fs::metadata(&path).map_err(failed)?;
-    let identity = (path.clone(), meta.mtime(), meta.mtime_nsec(), meta.size());
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    let identity = (
+        path.to_owned(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.size(),
+    );
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, found)) = known().iter().find(|(id, _)| *id == identity) {
         return Ok(*found);
     }
-    let help = run_help(&path, HELP_TIME)
+    let help = ask(path, &["run", "--help"], &[], HELP_TIME)
         .map_err(failed)?
         .ok_or_else(|| Error::Hangs {
             program: program.to_owned(),
         })?;
-    let found = Capabilities::from_help(&help);
+    let found = Capabilities::from_help(&help.out);
     let mut known = known();
     known.retain(|((path, ..), _)| *path != identity.0);
     known.push((identity, found));
@@ -335,6 +347,21 @@ pub fn capabilities_for(config: &Config, queue: &QueueName) -> Result<Capabiliti
     } else {
         capabilities(PROGRAM)
     }
+}
+
+/// As [`capabilities_for`], of the goose on somebody else's PATH.
+pub fn capabilities_on(
+    config: &Config,
+    queue: &QueueName,
+    path: Option<&OsStr>,
+) -> Result<Capabilities, Error> {
+    if own_command(config, queue).is_some() {
+        return Ok(Capabilities::default());
+    }
+    let found = find_program_on(PROGRAM, path).ok_or_else(|| Error::NotFound {
+        program: PROGRAM.to_owned(),
+    })?;
+    capabilities_at(PROGRAM, &found)
 }
 
 /// Why [`find_program`] finds nothing, and the way out.
@@ -359,6 +386,12 @@ pub fn why_not_found(program: &str) -> String {
 
 /// Where `program` is: as execvp(3) would look for it, in this process's PATH.
 pub fn find_program(program: &str) -> Option<Utf8PathBuf> {
+    let path = std::env::vars_os().find(|(name, _)| name == "PATH");
+    find_program_on(program, path.as_ref().map(|(_, path)| path.as_os_str()))
+}
+
+/// As [`find_program`], on somebody else's PATH.
+pub fn find_program_on(program: &str, path: Option<&OsStr>) -> Option<Utf8PathBuf> {
     let is_program = |path: &Utf8Path| {
         std::fs::metadata(path)
             .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
@@ -366,39 +399,10 @@ pub fn find_program(program: &str) -> Option<Utf8PathBuf> {
     if program.contains('/') {
         return Some(Utf8PathBuf::from(program)).filter(|path| is_program(path));
     }
-    let path = std::env::vars_os().find(|(name, _)| name == "PATH")?.1;
-    std::env::split_paths(&path)
+    std::env::split_paths(path?)
         .filter_map(|dir| Utf8PathBuf::from_path_buf(dir).ok())
         .map(|dir| dir.join(program))
         .find(|path| is_program(path))
-}
-
-/// Its standard output, or `None` when it did not end in time (and was killed).
-fn run_help(program: &Utf8Path, limit: Duration) -> io::Result<Option<String>> {
-    let mut child = Command::new(program)
-        .args(["run", "--help"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let stdout = child.stdout.take().expect("piped just above");
-    let (sender, receiver) = mpsc::channel();
-    // A thread of its own, as a read from a pipe has no time limit. It ends when the pipe does: at the latest when the
-    // killed child's last heir closes it.
-    std::thread::spawn(move || {
-        let mut help = Vec::new();
-        let read = stdout.take(1 << 20).read_to_end(&mut help).map(|_| help);
-        sender.send(read).ok();
-    });
-    let help = receiver.recv_timeout(limit);
-    if help.is_err() {
-        child.kill().ok();
-    }
-    child.wait()?;
-    match help {
-        Ok(help) => Ok(Some(String::from_utf8_lossy(&help?).into_owned())),
-        Err(_) => Ok(None),
-    }
 }
 
 #[cfg(test)]

@@ -179,11 +179,14 @@ fn file_state(
             settled => return settled,
         },
     };
-    match settled_after(since, ENDLESS, now) {
-        InboundState::Settling { until: deadline } => InboundState::Settling {
+    // Not [`settled_after`]: a start in the future says that the clock was set back, and nothing of the writer, who is at it.
+    let deadline = since.plus(ENDLESS);
+    if deadline <= now {
+        InboundState::Settled { endless: true }
+    } else {
+        InboundState::Settling {
             until: until.min(deadline),
-        },
-        _ => InboundState::Settled { endless: true },
+        }
     }
 }
 
@@ -234,6 +237,17 @@ fn tree(entry: &DirEntry) -> io::Result<Newest> {
         newest.changed = newest.changed.max(changed(meta));
     })?;
     Ok(newest)
+}
+
+/// The inodes of all that lies in a folder, which a rename within a file system keeps (rename(2)).
+pub fn inodes(dir: &Utf8Path) -> Vec<u64> {
+    let mut inodes = Vec::new();
+    // What cannot be read holds nothing that anybody could tell.
+    walk(dir.as_std_path(), TREE, &mut |_, meta| {
+        inodes.push(meta.ino())
+    })
+    .ok();
+    inodes
 }
 
 /// A digest of a task's folder: names, kinds, sizes and mtimes. The same for ever and on every machine, as it stands in

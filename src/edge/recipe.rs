@@ -394,6 +394,35 @@ pub fn tinytask_extensions(
     chosen: &BTreeMap<QueueName, String>,
     params: &BTreeMap<QueueName, BTreeMap<String, String>>,
 ) -> Vec<Found> {
+    let all = extensions(recipes, base, chosen, params);
+    all.into_iter()
+        .filter(|extension| extension.is_tinytask)
+        .map(
+            |Extension {
+                 queue, endpoint, ..
+             }| Found { queue, endpoint },
+        )
+        .collect()
+}
+
+/// An extension that is a program or a server of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    pub queue: QueueName,
+    /// The recipe's file in recipes/.
+    pub file: String,
+    pub name: String,
+    pub endpoint: Endpoint,
+    pub is_tinytask: bool,
+}
+
+/// All of them, of all recipes that can be read; rendered as [`tinytask_extensions`] says. goose's own are left out.
+pub fn extensions(
+    recipes: &Utf8Path,
+    base: &Utf8Path,
+    chosen: &BTreeMap<QueueName, String>,
+    params: &BTreeMap<QueueName, BTreeMap<String, String>>,
+) -> Vec<Extension> {
     let mut found = Vec::new();
     for (queue, file) in files_by_queue(recipes, chosen) {
         let Ok((raw, _)) = read(recipes, &file) else {
@@ -417,8 +446,11 @@ pub fn tinytask_extensions(
         values.insert("recipe_dir".into(), recipes.to_string());
         for extension in raw.extensions.iter().flatten() {
             if let Some(endpoint) = extension.endpoint(&values) {
-                found.push(Found {
+                found.push(Extension {
                     queue: queue.clone(),
+                    file: file.clone(),
+                    name: extension.name.clone().unwrap_or_default(),
+                    is_tinytask: extension.is_tinytask(),
                     endpoint,
                 });
             }
@@ -428,16 +460,20 @@ pub fn tinytask_extensions(
 }
 
 impl RawExtension {
-    fn endpoint(&self, values: &BTreeMap<String, String>) -> Option<Endpoint> {
-        let args: Vec<String> = self.args.iter().flatten().map(text_of).collect();
-        let is_tinytask = [&self.name, &self.cmd, &self.uri]
+    fn args(&self) -> Vec<String> {
+        self.args.iter().flatten().map(text_of).collect()
+    }
+
+    fn is_tinytask(&self) -> bool {
+        [&self.name, &self.cmd, &self.uri]
             .into_iter()
             .flatten()
-            .chain(&args)
-            .any(|text| text.to_ascii_lowercase().contains("tinytask"));
-        if !is_tinytask {
-            return None;
-        }
+            .chain(&self.args())
+            .any(|text| text.to_ascii_lowercase().contains("tinytask"))
+    }
+
+    fn endpoint(&self, values: &BTreeMap<String, String>) -> Option<Endpoint> {
+        let args = self.args();
         let render = |text: &str| render_text(text, values);
         match self.kind.as_deref()? {
             "streamable_http" => Some(Endpoint::Http(render(self.uri.as_deref()?))),

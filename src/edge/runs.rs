@@ -3,7 +3,8 @@
 //! A record has one writer (DESIGN: the daemon writes spec, ended, verdict and marks; the shim writes state and pid). Knows nothing of
 //! processes; whether a lock is held is all it asks. Decides nothing: what a combination of records means is `core::verdict`.
 //!
-//! Known gap: a name cannot be unlinked by inode, so between "this pid file is ours" and its removal a person may have replaced it.
+//! Known gap: a name cannot be unlinked by inode, so a pid file is first moved aside and looked at there; a person's own, which took
+//! the name in that very moment, is moved back, and is out of sight for some microseconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -17,16 +18,20 @@ use serde::de::DeserializeOwned;
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{RunState, RunSubject, Timestamp};
-use crate::core::record::{EndedRecord, FORMAT, Marks, Spec, StateRecord, VerdictRecord};
+use crate::core::record::{EndedRecord, FORMAT, Known, Marks, Spec, StateRecord, VerdictRecord};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
+use crate::edge::kill_point::{self, is_planted};
 
 mod past;
 
 pub use past::{finish, history, list_runs, prune, recent, subjects};
 
-/// No record is near this size; a larger file is not one.
-const RECORD_LIMIT: u64 = 16 << 20;
+/// What is larger is no record: [`read`] does not take it, and so [`write`] refuses it. A run over
+/// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
+const RECORD_LIMIT: u64 = 128 << 20;
+/// Records beyond this size are written without line breaks: nobody reads them with `cat`.
+const PRETTY_LIMIT: usize = 1 << 20;
 
 /// What went wrong with a run's directory or records.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,9 @@ pub enum Error {
         "record of run `{run}` was written by a newer calypso-watch (format {format}, this one reads up to {FORMAT})"
     )]
     Newer { run: String, format: u32 },
+    /// It could not be read again.
+    #[error("`{path}` would be {} MiB, more than a record may have", bytes >> 20)]
+    TooLarge { path: Utf8PathBuf, bytes: u64 },
     #[error("cannot {deed} `{path}`")]
     Io {
         deed: &'static str,
@@ -53,8 +61,17 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Newer { .. } => Some("use the newer calypso-watch, or another base path"),
+            Self::TooLarge { .. } => {
+                Some("complete or archive tasks of the queue, or move requests out of inbound/")
+            }
             Self::AlreadyThere { .. } | Self::Io { .. } => None,
         }
+    }
+    /// The disk is full, a quota is reached, or it can only be read for now: trying again later may help.
+    pub fn is_no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
     }
 }
 
@@ -78,6 +95,7 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => return Err(io_error("create", &entry)(error)),
     };
+    kill_point::reach("D1:entry-made");
     if let Err(error) = DirBuilder::new().mode(0o755).create(&paths.dir) {
         if is_new_entry {
             std::fs::remove_file(&entry).ok();
@@ -90,10 +108,18 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
             io_error("create", &paths.dir)(error)
         });
     }
+    kill_point::reach("D1:folder-made");
     let path = paths.shim_lock();
     let lock = create_new(&path, 0o644).map_err(io_error("create", &path))?;
+    kill_point::reach("D1:lock-made");
+    if is_planted("no-lock") {
+        return Ok(lock.into());
+    }
     match files::try_lock(&lock) {
-        Ok(true) => Ok(lock.into()),
+        Ok(true) => {
+            kill_point::reach("D1:locked");
+            Ok(lock.into())
+        }
         Ok(false) => Err(Error::AlreadyThere {
             run: dir.id.to_string(),
         }),
@@ -136,6 +162,16 @@ pub fn write_verdict(
 pub fn write_marks(layout: &Layout, subject: RunSubject, marks: &Marks) -> Result<(), Error> {
     make_dirs(&layout.subject_runs(subject))?;
     write(&layout.marks(subject), marks, Durability::PowerCut)
+}
+
+/// What tinytask last showed open.
+pub fn write_known(layout: &Layout, known: &Known) -> Result<(), Error> {
+    write(&layout.known(), known, Durability::Crash)
+}
+
+/// `None`: absent, empty or torn.
+pub fn read_known(layout: &Layout) -> Result<Option<Known>, Error> {
+    read(&layout.known(), || "known.json".into())
 }
 
 /// `None`: absent, empty or torn.
@@ -236,12 +272,107 @@ pub fn is_own_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     Ok(there == Some(ours))
 }
 
+/// What a pid file that is being cleared is called in its run directory.
+const CLEARED: &str = "cleared";
+
 /// Removes the pid file if it is the run's own; `false` when it is another's, or gone.
+///
+/// Interleaving survived: the shim finds the file to be its own, and is stopped there. The daemon clears it and judges the run; the
+/// next run of the task links its own, or a person writes one. Continued, the shim moves aside what now has the name, sees that it
+/// is another's, and moves it back.
 pub fn clear_pid_file(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
-    if !is_own_pid_file(layout, dir)? {
+    if !is_own_pid_file(layout, dir)? && !is_planted("clear-any-pid-file") {
         return Ok(false);
     }
-    remove(&layout.pid_file(dir.id.subject))
+    let own = layout.run(dir).pid();
+    let ours = files::identity(&own).map_err(io_error("look at", &own))?;
+    let shared = layout.pid_file(dir.id.subject);
+    // Beside `own`, which is on the same file system, or it could not be a link of it.
+    let aside = files::temporary(&own.with_file_name(CLEARED));
+    kill_point::reach("pid-file:is-ours");
+    let removed = remove_if(&shared, &aside, || {
+        Ok(files::identity(&aside)? == ours || is_planted("clear-any-pid-file"))
+    })?;
+    kill_point::reach("pid-file:removed");
+    Ok(removed)
+}
+
+/// Removes what has this name if it is what it is taken for, which `is_it` is asked when nobody can exchange it any more: in
+/// `aside`. Else it gets its name back, unless somebody has that by now.
+fn remove_if(
+    path: &Utf8Path,
+    aside: &Utf8Path,
+    is_it: impl FnOnce() -> io::Result<bool>,
+) -> Result<bool, Error> {
+    match std::fs::rename(path, aside) {
+        Ok(()) => {}
+        Err(error) if files::is_absent(&error) => return Ok(false),
+        Err(error) => return Err(io_error("remove", path)(error)),
+    }
+    if is_it().map_err(io_error("look at", aside))? {
+        return remove(aside);
+    }
+    match put_back(aside, path) {
+        Ok(()) => {}
+        // Whoever wrote this one has been overtaken by another, as if that one had written over it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => drop(remove(aside)?),
+        Err(error) => return Err(io_error("put back", path)(error)),
+    }
+    Ok(false)
+}
+
+/// What a process that was killed while it cleared a run's pid file had moved aside: the run's own goes, another's gets its name back.
+fn settle_cleared(layout: &Layout, dir: &RunDir, aside: &Utf8Path) -> Result<(), Error> {
+    let own = layout.run(dir).pid();
+    let identity = |path: &Utf8Path| files::identity(path).map_err(io_error("look at", path));
+    if identity(aside)? != identity(&own)? {
+        match put_back(aside, &layout.pid_file(dir.id.subject)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            put_back => return put_back.map_err(io_error("put back", aside)),
+        }
+    }
+    remove(aside).map(drop)
+}
+
+fn put_back(aside: &Utf8Path, path: &Utf8Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let (from, to) = (aside.as_std_path(), path.as_std_path());
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+/// Can what the shim does at S5 be done here? Not across mounts, and not on every file system.
+pub fn try_link(layout: &Layout) -> io::Result<()> {
+    let own = files::temporary(&layout.state().join("link"));
+    let shared = files::temporary(&layout.running_tasks().join("link"));
+    for left in [&own, &shared] {
+        std::fs::remove_file(left).ok();
+    }
+    create_new(&own, 0o644)?;
+    let linked = std::fs::hard_link(&own, &shared);
+    std::fs::remove_file(&own).ok();
+    linked?;
+    std::fs::remove_file(&shared)
+}
+
+/// Gives pid files their names back that a daemon had moved aside when it was killed: see [`clear_stranger`]. Called by the one
+/// daemon there is, at its start.
+pub fn restore_pid_files(layout: &Layout) -> Result<(), Error> {
+    let folder = layout.running_tasks();
+    for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
+        let aside = folder.join(name);
+        match files::name_of_temporary(name)
+            .filter(|name| name.ends_with(".pid"))
+            .map(|name| put_back(&aside, &folder.join(name)))
+        {
+            Some(Ok(())) => {}
+            Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error("put back", &aside)(error));
+            }
+            // Another has the name by now; or it is what `try_link` left.
+            Some(Err(_)) | None => drop(remove(&aside)?),
+        }
+    }
+    Ok(())
 }
 
 /// Removes a stranger's pid file if it is still the one that was looked at.
@@ -255,13 +386,17 @@ pub fn clear_stranger(
     modified: Timestamp,
 ) -> Result<bool, Error> {
     let path = layout.pid_file(subject);
-    let found = files::identity(&path).map_err(io_error("look at", &path))?;
-    let is_same = found.is_some_and(|(_, found)| found == inode);
-    if is_same && files::modified(&path) == Some(modified) {
-        remove(&path)
-    } else {
-        Ok(false)
+    let is_it = |path: &Utf8Path| -> io::Result<bool> {
+        let found = files::identity(path)?;
+        let is_same = found.is_some_and(|(_, found)| found == inode);
+        Ok(is_same && files::modified(path) == Some(modified))
+    };
+    if !is_it(&path).map_err(io_error("look at", &path))? {
+        return Ok(false);
     }
+    kill_point::reach("stranger:is-same");
+    let aside = files::temporary(&path);
+    remove_if(&path, &aside, || is_it(&aside))
 }
 
 /// A file of running_tasks/ with a pid file's name.
@@ -288,7 +423,10 @@ pub fn foreign_pid_files(
     let mut odd = Vec::new();
     for name in names(&layout.running_tasks())? {
         let Some(subject) = name.strip_suffix(".pid").and_then(parse_subject_dir) else {
-            odd.push(name);
+            // One that is being cleared is nobody's concern.
+            if !files::is_temporary(&name) {
+                odd.push(name);
+            }
             continue;
         };
         let path = layout.pid_file(subject);
@@ -378,6 +516,7 @@ pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
     for name in names(&paths.dir)? {
         if name == "shim.lock" || files::is_temporary(&name) {
             remove(&paths.dir.join(name))?;
+            kill_point::reach("litter:file-removed");
         }
     }
     match std::fs::remove_dir(&paths.dir) {
@@ -385,8 +524,17 @@ pub fn clear_litter(layout: &Layout, dir: &RunDir) -> Result<bool, Error> {
         Err(error) if files::is_absent(&error) => {}
         Err(error) => return Err(io_error("remove", &paths.dir)(error)),
     }
+    kill_point::reach("litter:folder-removed");
     remove(&layout.live_entry(dir))?;
+    kill_point::reach("litter:entry-removed");
     Ok(true)
+}
+
+/// Undoes D1 and D2 where no shim was started, and so none will be. `create`'s lock must be closed.
+pub fn withdraw(layout: &Layout, dir: &RunDir) -> Result<(), Error> {
+    remove(&layout.run(dir).spec())?;
+    clear_litter(layout, dir)?;
+    Ok(())
 }
 
 fn create_new(path: &Utf8Path, mode: u32) -> io::Result<File> {
@@ -444,13 +592,21 @@ fn names(dir: &Utf8Path) -> Result<Vec<String>, Error> {
 }
 
 fn write<T: Serialize>(path: &Utf8Path, record: &T, durability: Durability) -> Result<(), Error> {
-    let written = serde_json::to_vec_pretty(record)
-        .map_err(io::Error::from)
-        .and_then(|mut bytes| {
-            bytes.push(b'\n');
-            files::replace(path, &bytes, 0o644, durability)
-        });
-    written.map_err(io_error("write", path))
+    let written = (|| {
+        let mut bytes = serde_json::to_vec(record)?;
+        if bytes.len() <= PRETTY_LIMIT {
+            bytes = serde_json::to_vec_pretty(record)?;
+        }
+        bytes.push(b'\n');
+        Ok(bytes)
+    })();
+    let bytes = written.map_err(io_error("write", path))?;
+    let size = bytes.len() as u64;
+    if size > RECORD_LIMIT {
+        let path = path.to_owned();
+        return Err(Error::TooLarge { path, bytes: size });
+    }
+    files::replace(path, &bytes, 0o644, durability).map_err(io_error("write", path))
 }
 
 fn read<T: DeserializeOwned>(

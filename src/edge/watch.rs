@@ -227,6 +227,8 @@ pub struct Watch {
     layout: Layout,
     dirs: Vec<Dir>,
     tasks: BTreeSet<TaskId>,
+    /// The kernel's limit was reached before all of them were watched.
+    has_unwatched_tasks: bool,
 }
 
 /// A directory that is to be watched all the time.
@@ -262,6 +264,7 @@ pub fn start(layout: &Layout, db: Option<&Utf8Path>) -> Result<Watch, Error> {
         layout: layout.clone(),
         dirs: Vec::new(),
         tasks: BTreeSet::new(),
+        has_unwatched_tasks: false,
     };
     let folders = [
         (layout.base().to_owned(), Area::Base, None),
@@ -343,6 +346,7 @@ impl Watch {
             self.watcher.unwatch(path.as_std_path()).ok();
         }
         let mut result = Ok(());
+        self.has_unwatched_tasks = false;
         for task in wanted {
             if self.tasks.contains(&task) {
                 continue;
@@ -354,6 +358,7 @@ impl Watch {
                 Err(error) => {
                     self.drop_task(task);
                     if let error @ Error::WatchLimit { .. } = Error::new(&path, error) {
+                        self.has_unwatched_tasks = true;
                         result = Err(error);
                         break;
                     }
@@ -374,6 +379,21 @@ impl Watch {
             }
         }
         self.rearm();
+    }
+
+    /// What only the rescan looks at, for people: folders that are missing or could not be watched.
+    pub fn gaps(&self) -> Vec<String> {
+        let base = self.layout.base().as_std_path();
+        let name = |path: &Path| match path.strip_prefix(base) {
+            Ok(name) if name.as_os_str().is_empty() => "the base path".to_owned(),
+            Ok(name) => format!("{}/", name.display()),
+            Err(_) => path.display().to_string(),
+        };
+        let gone = self.dirs.iter().filter(|dir| dir.identity.is_none());
+        let tasks = self
+            .has_unwatched_tasks
+            .then(|| "some task folders".to_owned());
+        gone.map(|dir| name(&dir.path)).chain(tasks).collect()
     }
 
     /// Is a debouncer alive? It ends by itself a moment after things have settled, while [`Self::next`] is waited for.

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream;
 
 use super::{Looker, Scope, chain};
 use crate::core::model::{
-    Detail, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
+    Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::Write;
 use crate::core::verdict::{Meaning, questions};
@@ -17,6 +19,8 @@ use crate::edge::{clock, goose, inbound, tinytask};
 
 /// Of so many known open tasks, most have to vanish before the server is suspected.
 const SUSPICIOUS_FROM: usize = 4;
+/// Tasks asked about at the same time.
+const AT_ONCE: usize = 8;
 
 impl Looker {
     pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
@@ -24,7 +28,7 @@ impl Looker {
             Ok(None) => Tinytask::NotAsked,
             Ok(Some(took)) => {
                 self.memory.unreachable_since = None;
-                self.suspicion(seen)
+                self.suspicion(seen, now)
                     .await
                     .unwrap_or(Tinytask::Fresh { took })
             }
@@ -109,14 +113,33 @@ impl Looker {
                 });
                 working.map(|task| task.id)
             }))
+            .chain(
+                (self.memory.rechecked.iter().copied())
+                    .filter(|id| !is_whole && seen.tasks.contains_key(id)),
+            )
             .collect();
-        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
-        for (id, detail) in wanted.iter().zip(details) {
-            seen.details.insert(*id, detail.map_err(error)?);
+        for (id, detail) in details(tinytask, &wanted).await {
+            match detail {
+                Ok(detail) => drop(seen.details.insert(id, detail)),
+                // The server answers, so the rest goes on; what it says of this one task cannot be understood.
+                Err(unread) if !unread.is_connection() => {
+                    let why = format!(
+                        "tinytask's word on #{id} cannot be used: {}",
+                        chain(&unread)
+                    );
+                    seen.cannot_read(RunSubject::Task(id), why);
+                }
+                Err(unread) => return Err(error(unread)),
+            }
         }
-        for (id, detail) in std::mem::take(&mut self.memory.rechecked) {
-            seen.details.entry(id).or_insert(detail);
-        }
+        self.memory
+            .rechecked
+            .retain(|id| match seen.details.get(id) {
+                Some(Detail::Found(found)) => found.open_subtasks > 0,
+                Some(Detail::NotFound) => false,
+                // Its queue was not asked, or a look at everything shows its parts.
+                None => !is_whole || seen.tasks.contains_key(id),
+            });
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
@@ -155,8 +178,23 @@ impl Looker {
     /// database's: better to wait for a person than to judge by it. The server is asked for a few of them by number, since
     /// people may well complete or archive everything at once. A look at some queues is doubted only if a task that a run was
     /// started for is gone, or the last look was doubted.
-    async fn suspicion(&mut self, seen: &Snapshot) -> Option<Tinytask> {
+    ///
+    /// One task is enough where its number is another's now, as numbers are never given out twice, and a run is out on it.
+    async fn suspicion(&mut self, seen: &Snapshot, now: &Now) -> Option<Tinytask> {
         let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
+        if seen.controls.trust_tinytask {
+            let is_whole = seen.coverage == Coverage::Everything;
+            self.memory.known_open = if is_whole { now_open } else { BTreeSet::new() };
+            self.memory.trusted = Some(now.into());
+            self.memory.is_suspicious = false;
+            return None;
+        }
+        let out: Vec<TaskKey> = self.runs_out(seen);
+        let vanished = out.iter().filter(|key| is_anothers(seen, **key)).count();
+        if vanished > 0 {
+            let of = out.len();
+            return Some(Tinytask::Suspicious { vanished, of });
+        }
         let known = &self.memory.known_open;
         let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
         let is_whole = seen.coverage == Coverage::Everything;
@@ -173,7 +211,14 @@ impl Looker {
             let asked = &gone[..gone.len().min(8)];
             let answers = join_all(asked.iter().map(|key| tinytask.detail(key.id))).await;
             let are_gone = (answers.iter().zip(asked))
-                .all(|(answer, key)| answer.as_ref().is_ok_and(|a| is_gone(Some(a), *key)));
+                .filter(|(answer, key)| answer.as_ref().is_ok_and(|a| is_gone(Some(a), **key)))
+                .count();
+            // What a look at some queues does not show may lie in the others: one task that is still there lifts no suspicion.
+            let are_gone = if is_whole {
+                are_gone == asked.len()
+            } else {
+                are_gone * 4 > asked.len() * 3
+            };
             self.memory.is_suspicious = are_gone;
             if are_gone {
                 let (vanished, of) = (gone.len(), known.len());
@@ -185,6 +230,31 @@ impl Looker {
             self.memory.known_open = now_open;
         }
         None
+    }
+
+    /// The tasks of runs that are not judged, or whose verdict is not written to tinytask yet.
+    fn runs_out(&self, seen: &Snapshot) -> Vec<TaskKey> {
+        let is_old = |run: &Run| {
+            let began = run.spec.as_ref().map(|spec| spec.times.written.wall);
+            let trusted = self.memory.trusted.as_ref();
+            trusted.is_some_and(|trusted| began.is_some_and(|began| began <= trusted.wall))
+        };
+        seen.runs
+            .iter()
+            .filter(|run| !is_old(run))
+            .flat_map(|run| match &run.verdict {
+                None => run
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.task)
+                    .into_iter()
+                    .collect(),
+                Some(verdict) => (verdict.tasks.iter())
+                    .filter(|task| task.write.is_some())
+                    .map(|task| task.key)
+                    .collect::<Vec<_>>(),
+            })
+            .collect()
     }
 
     /// Parked tasks are lifted by a comment, which no list shows.
@@ -209,11 +279,10 @@ impl Looker {
             .iter()
             .filter_map(|(subject, history)| parked(subject, history))
             .collect();
-        let details = join_all(wanted.iter().map(|id| tinytask.detail(*id))).await;
+        let details = details(tinytask, &wanted).await;
         seen.details.extend(
-            wanted
+            details
                 .into_iter()
-                .zip(details)
                 .filter_map(|(id, detail)| Some((id, detail.ok()?))),
         );
     }
@@ -224,7 +293,9 @@ impl Looker {
         if !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
             return;
         }
-        let present: BTreeSet<_> = seen.inbound.iter().map(|entry| entry.key.clone()).collect();
+        let present: BTreeMap<&str, &FileKey> = (seen.inbound.iter())
+            .map(|entry| (entry.key.name.as_str(), &entry.key))
+            .collect();
         for run in &mut seen.runs {
             if run.verdict.is_some() || run.meaning() != Meaning::Complete {
                 continue;
@@ -237,16 +308,17 @@ impl Looker {
                 continue;
             }
             let output = goose::read_output(&self.layout.run(&run.dir).output());
-            let left: Vec<_> = spec
-                .baseline
-                .inbound
-                .iter()
-                .filter(|file| present.contains(file))
-                .cloned()
-                .collect();
+            let (mut left, mut changed) = (BTreeSet::new(), BTreeMap::new());
+            for file in &spec.baseline.inbound {
+                match present.get(file.name.as_str()) {
+                    Some(now) if *now == file => drop(left.insert(file.clone())),
+                    Some(now) => drop(changed.insert(file.clone(), (*now).clone())),
+                    None => {}
+                }
+            }
             let mut created = Vec::new();
             // An inbound run's launch asked for the highest task: 0 says that there was none yet.
-            if !left.is_empty()
+            if !(left.is_empty() && changed.is_empty())
                 && let Some(tinytask) = &self.tinytask
             {
                 match tinytask.all_tasks().await {
@@ -260,6 +332,14 @@ impl Looker {
                     Err(_) => continue,
                 }
             }
+            // One that lies in a folder of a task made meanwhile was taken: what has its name here is another's request.
+            if changed.iter().any(|(was, now)| was.inode != now.inode) {
+                let folders = created.iter().map(|id| self.layout.task_folder(*id));
+                let moved: BTreeSet<u64> = folders
+                    .flat_map(|folder| inbound::inodes(&folder))
+                    .collect();
+                changed.retain(|was, now| was.inode == now.inode || !moved.contains(&was.inode));
+            }
             run.evidence = Some(Evidence {
                 tokens: output.tokens,
                 cost: output.cost,
@@ -269,10 +349,24 @@ impl Looker {
                     .task
                     .map_or(0, |task| inbound::digest(&self.layout.task_folder(task.id))),
                 left,
+                changed,
                 created,
             });
         }
     }
+}
+
+/// `get_task` of each. A few at a time: the time limit of a call counts from its making, and thousands made at once would wait for
+/// each other until it has passed.
+async fn details<'a>(
+    tinytask: &tinytask::Tinytask,
+    ids: impl IntoIterator<Item = &'a TaskId>,
+) -> Vec<(TaskId, Result<Detail, tinytask::Error>)> {
+    stream::iter(ids)
+        .map(async |id| (*id, tinytask.detail(*id).await))
+        .buffered(AT_ONCE)
+        .collect()
+        .await
 }
 
 /// Is the task still what its launch was decided on?
@@ -287,8 +381,18 @@ pub fn is_still_runnable(detail: &Detail, queue: &QueueName) -> bool {
         && found.task.assigned_to.as_deref() == Some(queue.as_str())
 }
 
+/// Is its number another task's, by this look's answers?
+fn is_anothers(seen: &Snapshot, key: TaskKey) -> bool {
+    let listed = seen.tasks.get(&key.id).map(Task::key);
+    let asked = match seen.details.get(&key.id) {
+        Some(Detail::Found(found)) => Some(found.task.key()),
+        _ => None,
+    };
+    listed.or(asked).is_some_and(|found| found != key)
+}
+
 /// Does the answer say that there is no such task, or that its number is another one's?
-fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
+pub fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
     match answer {
         Some(Detail::NotFound) => true,
         Some(Detail::Found(found)) => found.task.key() != key,

@@ -1,18 +1,22 @@
 //! What a look needs from the looks before it, and the past it reads from disk.
 //!
-//! Does not know what the past means for a task (`core::history` tells). Known gap: it is empty in a fresh process, whose
-//! first look therefore cannot tell another server's tasks from its own.
+//! Does not know what the past means for a task (`core::history` tells). A fresh process knows of the looks before it only what the
+//! daemon wrote down: the tasks that were open.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Looker, chain};
-use crate::core::model::{Detail, Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
-use crate::core::record::VerdictRecord;
+use crate::core::layout::Layout;
+use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
+use crate::core::record::{FORMAT, Known, VerdictRecord};
 use crate::core::{History, Snapshot};
 use crate::edge::{inbound, recipe, runs};
 
 /// Verdicts kept at hand for holds, fairness and `status`.
 const RECENT: usize = 500;
+
+/// Open tasks that are written down: enough to tell another server by.
+const MOST_KNOWN: usize = 1000;
 
 /// What a look needs from the looks before it.
 #[derive(Debug, Default)]
@@ -24,6 +28,8 @@ pub struct Memory {
     pub last_unreachable: Option<Moment>,
     /// Open tasks of the last whole look.
     pub(super) known_open: BTreeSet<TaskKey>,
+    /// When a person said that tinytask is the right one, and so is what it shows.
+    pub(super) trusted: Option<Moment>,
     /// The last look that could tell found another server's tasks.
     pub(super) is_suspicious: bool,
     /// The runs this daemon is stopping or sweeping.
@@ -34,8 +40,9 @@ pub struct Memory {
     pub(super) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.
     pub closed: inbound::Closed,
-    /// Answers that made a launch impossible at the last moment; they count in the next look.
-    pub rechecked: BTreeMap<TaskId, Detail>,
+    /// Tasks whose lists showed them runnable, and a word with tinytask right before their launch did not: parents, whose parts lie in
+    /// queues that were not asked. They are asked about at each look, or one would be tried again as soon as it is another's turn.
+    pub rechecked: BTreeSet<TaskId>,
     pub(super) recipes: recipe::Known,
     histories: BTreeMap<RunSubject, History>,
     subjects: Option<BTreeSet<RunSubject>>,
@@ -45,12 +52,46 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// What the daemon wrote down at its last whole look; nothing where that cannot be read, which costs the suspicion only.
+    pub(super) fn of(layout: &Layout) -> Self {
+        let known = runs::read_known(layout).ok().flatten().unwrap_or_default();
+        Self {
+            known_open: known.open.into_iter().collect(),
+            trusted: known.trusted,
+            ..Self::default()
+        }
+    }
+
+    /// The newest task known to be open besides `but`: where that is gone, tinytask may be another one since the last whole look.
+    pub fn witness(&self, but: Option<TaskId>) -> Option<TaskKey> {
+        let mut newest = self.known_open.iter().rev();
+        newest.find(|key| Some(key.id) != but).copied()
+    }
+
+    /// To be written down.
+    pub fn known(&self) -> Known {
+        let newest = self.known_open.iter().rev().take(MOST_KNOWN);
+        Known {
+            format: FORMAT,
+            open: newest.rev().copied().collect(),
+            trusted: self.trusted.clone(),
+        }
+    }
+
     /// A subject's records changed.
     pub fn forget(&mut self, subject: RunSubject) {
         self.histories.remove(&subject);
         if let Some(subjects) = &mut self.subjects {
             subjects.insert(subject);
         }
+    }
+    /// All records are gone.
+    pub fn forget_records(&mut self) {
+        self.histories.clear();
+        self.subjects = None;
+        self.recent = None;
+        self.leftovers.clear();
+        self.swept.clear();
     }
     /// A verdict was finished.
     pub fn add_verdict(&mut self, verdict: &VerdictRecord) {

@@ -14,20 +14,23 @@
 //! away) is in [`Memory`], which is empty in a fresh process; nothing is ever started or judged on its word alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 
 use camino::Utf8Path;
 
 use crate::core::Snapshot;
 use crate::core::layout::Layout;
-use crate::core::model::{Now, RunSubject};
-use crate::edge::{config::Config, control, files, goose, inbound, recipe, runs, tinytask};
+use crate::core::model::{Now, ProcessId, RunSubject};
+use crate::edge::{
+    config::Config, control, files, goose, inbound, process, recipe, runs, tinytask,
+};
 
 mod asking;
 mod memory;
 mod processes;
 mod server;
 
-pub use asking::is_still_runnable;
+pub use asking::{is_gone, is_still_runnable};
 pub use memory::Memory;
 pub use server::{Server, which_server};
 
@@ -59,6 +62,8 @@ pub struct Looker {
     pub server: Server,
     pub tinytask: Option<tinytask::Tinytask>,
     pub memory: Memory,
+    /// The PATH on which runs' programs are looked for: the live daemon's, where somebody else looks.
+    pub path: Option<OsString>,
 }
 
 impl Looker {
@@ -67,12 +72,22 @@ impl Looker {
         let layout = Layout::new(config.base.clone());
         let server = which_server(&config, &layout);
         let tinytask = server.client(&config);
+        let memory = Memory::of(&layout);
         Self {
             layout,
             config,
             server,
             tinytask,
-            memory: Memory::default(),
+            memory,
+            path: process::Environment::own().os("PATH").map(OsStr::to_owned),
+        }
+    }
+
+    /// Looks with the eyes of this daemon: a program is where its PATH, not ours, leads. Where this user may not see that, ours
+    /// stands for it.
+    pub fn as_daemon(&mut self, daemon: &ProcessId) {
+        if let Ok(Some(theirs)) = process::Environment::of(daemon) {
+            self.path = theirs.os("PATH").map(OsStr::to_owned);
         }
     }
 
@@ -148,7 +163,7 @@ impl Looker {
         for queue in queues {
             let program = goose::program(&self.config, queue);
             let why = programs.entry(program).or_insert_with(|| {
-                let is_found = goose::find_program(program).is_some();
+                let is_found = goose::find_program_on(program, self.path.as_deref()).is_some();
                 (!is_found).then(|| goose::why_not_found(program))
             });
             if let Some(why) = why {

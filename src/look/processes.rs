@@ -4,10 +4,10 @@
 
 use super::{Error, Looker, chain};
 use crate::core::layout::RunDir;
-use crate::core::model::{Millis, Now, RunState, Timestamp};
+use crate::core::model::{Millis, Now, Outcome, RunState, StoppedBy, Timestamp};
 use crate::core::record::Marks;
 use crate::core::{Alive, Observed, ObservedState, Run, Snapshot, Stranger, Vitals};
-use crate::edge::{clock, files, process, runs};
+use crate::edge::{clock, control, files, process, runs};
 
 /// Sweeps of one run; what is left then cannot be ended.
 const SWEEPS: u32 = 3;
@@ -42,7 +42,25 @@ impl Looker {
             }
         }
         self.alive(seen);
+        self.stopped(seen);
         Ok(())
+    }
+
+    /// A run that died unrecorded while somebody's `stop` lies there was stopped, not lost: `stop` signals an orphan's agent itself,
+    /// which may be dead before any daemon has noted whose word that was.
+    ///
+    /// Interleaving survived: the wish is written before the signal, and asked for here after what is alive was seen, so a death
+    /// that it caused always finds it.
+    fn stopped(&self, seen: &mut Snapshot) {
+        for run in seen
+            .runs
+            .iter_mut()
+            .filter(|run| run.ended_by_daemon.is_none())
+        {
+            let wish = control::Control::Stop(run.dir.id.subject);
+            let stopped = |uid| Outcome::Stopped(StoppedBy { uid, pid: None });
+            run.ended_by_daemon = control::owner(&self.layout, &wish).map(stopped);
+        }
     }
 
     fn run(&self, dir: &RunDir) -> Result<Run, runs::Error> {

@@ -18,6 +18,8 @@ pub struct Server {
     pub db: Option<Utf8PathBuf>,
     /// Recipes and watcher, or two recipes, would talk to different servers.
     pub disagreement: Option<String>,
+    /// The queue whose recipe talks to another server, and that server.
+    pub other: Option<(String, Endpoint)>,
 }
 
 /// From settings, else from the recipes, so that people who have recipes configure nothing.
@@ -56,12 +58,12 @@ pub fn which_server(config: &Config, layout: &Layout) -> Server {
         }
         None => of_recipes.first().map(|(_, endpoint)| endpoint.clone()),
     };
-    let other = of_recipes.iter().find(|(_, endpoint)| {
+    let other = of_recipes.into_iter().find(|(_, endpoint)| {
         chosen
             .as_ref()
             .is_some_and(|chosen| !is_same(chosen, endpoint))
     });
-    let disagreement = other.zip(chosen.as_ref()).map(|((queue, theirs), ours)| {
+    let disagreement = other.as_ref().zip(chosen.as_ref()).map(|((queue, theirs), ours)| {
         format!("recipe of `{queue}` talks to {theirs}, calypso-watch to {ours}: their tasks are not the same")
     });
     let db = config
@@ -75,6 +77,7 @@ pub fn which_server(config: &Config, layout: &Layout) -> Server {
         is_builtin,
         db,
         disagreement,
+        other,
     }
 }
 

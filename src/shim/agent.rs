@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8Path;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::core::record::Spec;
+use crate::edge::kill_point;
 use crate::edge::process::TOKEN_VARIABLE;
 
 /// An agent that waits at its gate, or has passed it. Its number is pinned until `sweep` collects it.
@@ -48,6 +49,7 @@ impl Gated {
                 // A writing end of its own would keep the gate from ever seeing end-of-file; the shim's lock would keep it held.
                 drop(gate_write);
                 close(shim_lock.as_raw_fd());
+                kill_point::reach("S4:child-begins");
                 let failed = image.become_it(gate_read.as_fd(), log, agent_lock);
                 let (at, error) = failed;
                 let mut message = vec![at];
@@ -56,8 +58,10 @@ impl Gated {
                 exit_now()
             }
             ForkResult::Parent { child } => {
+                kill_point::reach("S4:forked");
                 // Here too, as nobody knows which side comes first.
                 nix::unistd::setpgid(child, child).ok();
+                kill_point::reach("S4:grouped");
                 let gated = rustix::process::Pid::from_raw(child.as_raw())
                     .ok_or(rustix::io::Errno::SRCH)
                     .and_then(|pid| {
@@ -151,6 +155,7 @@ impl Image {
         let failed = |at| move |error: nix::Error| (at, error as i32);
         let prepared = (|| {
             nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed(AT_STDIO))?;
+            kill_point::reach("S4:child-in-group");
             // Standard input is /dev/null already.
             nix::unistd::dup2_stdout(log).map_err(failed(AT_STDIO))?;
             nix::unistd::dup2_stderr(log).map_err(failed(AT_STDIO))?;
@@ -159,10 +164,12 @@ impl Image {
             nix::unistd::chdir(self.cwd.as_c_str()).map_err(failed(AT_CWD))?;
             reset_signals().map_err(failed(AT_STDIO))
         })();
+        kill_point::reach("S4:child-at-gate");
         // At the gate also with a failure to tell: the record has to say `running` before the run can end.
         if !is_told_to_go(gate) {
             exit_now();
         }
+        kill_point::reach("S7:child-through");
         if let Err(failure) = prepared {
             return failure;
         }
@@ -173,6 +180,9 @@ impl Image {
 
 /// One byte is "go"; end-of-file, or anything else, is "die".
 fn is_told_to_go(gate: BorrowedFd<'_>) -> bool {
+    if kill_point::is_planted("gate-open") {
+        return true;
+    }
     let mut byte = [0];
     loop {
         match nix::unistd::read(gate, &mut byte) {
@@ -204,25 +214,33 @@ fn reset_signals() -> nix::Result<()> {
     SigSet::empty().thread_set_mask()
 }
 
-/// The agent's output goes straight to the file: no pipe that a dead shim could break. A new one: what lies there already is not ours.
+/// The agent's output goes straight to the file: no pipe that a dead shim could break. Not into one that has another name somewhere.
 pub(super) fn open_log(path: &Utf8Path) -> io::Result<File> {
-    OpenOptions::new()
+    let log = OpenOptions::new()
         .append(true)
-        .create_new(true)
+        .create(true)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
+        .open(path)?;
+    if log.metadata()?.nlink() > 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a hard link of another file: remove it",
+        ));
+    }
+    Ok(log)
 }
 
 /// The run's own `pid`, which becomes the pid file by a second link: complete before anybody can see it there.
 pub(super) fn write_pid(path: &Utf8Path, pid: Pid) -> io::Result<()> {
-    OpenOptions::new()
+    let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o644)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?
-        .write_all(format!("{pid}\n").as_bytes())
+        .open(path)?;
+    kill_point::reach("S5:pid-made");
+    file.write_all(format!("{pid}\n").as_bytes())
 }
 
 /// Closes every descriptor from `first` on.

@@ -44,12 +44,13 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid};
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{Leftover, Millis, Moment, Outcome, RunState};
 use crate::core::record::{FORMAT, Spec, StateRecord};
 use crate::edge::files::{self, Durability};
+use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, process, runs};
 
 mod agent;
@@ -60,7 +61,7 @@ use agent::Gated;
 
 /// A spec that waited longer than this for its shim is not started any more: the daemon that wrote it has long looked again.
 const SPEC_AGE: Millis = Millis::secs(10);
-/// How often, a second apart, `ended` is tried again on a full disk before the run is given up as lost.
+/// How often, a second apart, `ended` is tried again where that fails for no lack of room, before the run is given up as lost.
 const END_TRIES: u32 = 60;
 
 /// Runs the shim where this process was started as one; `None` where it was not.
@@ -105,11 +106,16 @@ fn first_stage(place: &Place) -> ExitCode {
     let Some(lock) = take_lock(place) else {
         return ExitCode::from(2);
     };
+    kill_point::reach("S1:before-fork");
     // S1
     // SAFETY: the process has one thread, so the child may do whatever the parent could.
     match unsafe { nix::unistd::fork() } {
-        Ok(ForkResult::Parent { .. }) => ExitCode::SUCCESS,
+        Ok(ForkResult::Parent { .. }) => {
+            kill_point::reach("S1:first-stage-ends");
+            ExitCode::SUCCESS
+        }
         Ok(ForkResult::Child) => {
+            kill_point::reach("S1:forked");
             second_stage(place, &lock);
             ExitCode::SUCCESS
         }
@@ -129,7 +135,7 @@ fn take_lock(place: &Place) -> Option<OwnedFd> {
     let path = place.layout.run(&place.dir).shim_lock();
     let given = nix::sys::stat::fstat(&lock).ok()?;
     let is_ours = files::identity(&path).ok()? == Some((given.st_dev, given.st_ino));
-    (is_ours && files::is_held_at(&path).ok()?).then_some(lock)
+    (is_ours && (files::is_held_at(&path).ok()? || is_planted("no-lock"))).then_some(lock)
 }
 
 /// The shim proper.
@@ -147,13 +153,16 @@ fn second_stage(place: &Place, lock: &OwnedFd) {
     nix::unistd::setsid().ok();
     // After the fork, as it is not inherited: what an agent's child leaves behind becomes ours.
     process::become_subreaper().ok();
+    kill_point::reach("S2:session");
     let Some(signals) = take_signals() else {
         return;
     };
+    kill_point::reach("S2:signals");
     let Ok(Some(spec)) = runs::read_spec(&place.layout, &place.dir) else {
         // No token, so no record could be told from another's: shim.lock comes free, and that says that nothing ran.
         return;
     };
+    kill_point::reach("S2:spec-read");
     let now = clock::now();
     let record = StateRecord {
         format: FORMAT,
@@ -176,16 +185,18 @@ fn second_stage(place: &Place, lock: &OwnedFd) {
         // A shim has been here before. Its records stand.
         return;
     };
+    kill_point::reach("S2:agent-locked");
     let written = &shim.spec.times.written;
     if written.boot_id != now.boot_id || written.age(&now) > SPEC_AGE {
         shim.end(Outcome::NotLaunched("its spec is too old".into()), vec![]);
         return;
     }
+    kill_point::reach("S2:young");
     // S3
-    if shim.write(Durability::Crash).is_err() {
-        return;
-    }
-    let (outcome, leftovers) = match shim.launch(agent_lock, lock) {
+    let started = shim
+        .write(Durability::Crash)
+        .map_err(|error| not_launched(format!("cannot record that it starts: {error}")));
+    let (outcome, leftovers) = match started.and_then(|()| shim.launch(agent_lock, lock)) {
         Ok((gated, log)) => shim.see_through(gated, &log),
         Err(outcome) => (outcome, vec![]),
     };
@@ -222,6 +233,7 @@ impl Shim<'_> {
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
             .open(path)
             .ok()?;
+        kill_point::reach("S2:agent-lock-made");
         files::try_lock(&file).ok()?.then_some(file)
     }
 
@@ -230,45 +242,80 @@ impl Shim<'_> {
         let paths = self.place.layout.run(&self.place.dir);
         let log = agent::open_log(&paths.output())
             .map_err(|error| not_launched(format!("output.log: {error}")))?;
+        kill_point::reach("S4:log-open");
+        if is_planted("link-before-fork") {
+            self.link_pid_file(nix::unistd::getpid())?;
+        }
         // S4
         let gated = Gated::fork(&self.spec, &log, &agent_lock, lock)
             .map_err(|error| not_launched(format!("fork: {error}")))?;
         // The agent's copy is what tells that it lives; ours would tell of the shim.
         drop(agent_lock);
+        kill_point::reach("S4:agent-lock-left");
         let gated = match self.take_task(&gated) {
             Ok(()) => gated,
             Err(outcome) => {
                 gated.kill();
+                kill_point::reach("S5:child-killed");
                 return Err(outcome);
             }
         };
+        kill_point::reach("S7:before");
         // S7
         gated.open_gate();
+        kill_point::reach("S7:opened");
+        self.sync_start();
         Ok((gated, log))
     }
 
-    /// S5 and S6: the task is ours from the link on, and the record says `running` before the gate opens.
-    fn take_task(&mut self, gated: &Gated) -> Result<(), Outcome> {
+    /// Makes what the start left behind outlive a power cut, now that nobody waits for it: the agent claims the task in tinytask, which
+    /// does, and without a spec nobody would know whose claim that was. What fails here is no reason to end a run.
+    fn sync_start(&self) {
+        let layout = &self.place.layout;
+        let paths = layout.run(&self.place.dir);
+        let subject = layout.subject_runs(self.place.dir.id.subject);
+        let (spec, state) = (paths.spec(), paths.state());
+        for path in [spec, state, paths.dir, subject, layout.live()] {
+            File::open(path).and_then(|file| file.sync_all()).ok();
+        }
+    }
+
+    /// S5: from here on the task is ours, or somebody else's.
+    fn link_pid_file(&self, agent: Pid) -> Result<(), Outcome> {
         let own = self.place.layout.run(&self.place.dir).pid();
         let shared = self.place.layout.pid_file(self.place.dir.id.subject);
         let name = shared.file_name().unwrap_or_default();
-        agent::write_pid(&own, gated.pid)
+        kill_point::reach("S5:before-pid");
+        agent::write_pid(&own, agent)
             .map_err(|error| not_launched(format!("cannot write its pid: {error}")))?;
+        kill_point::reach("S5:pid-written");
         // S5
         std::fs::hard_link(&own, &shared).map_err(|error| {
+            kill_point::reach("S5:refused");
             not_launched(if error.kind() == std::io::ErrorKind::AlreadyExists {
                 format!("{name} exists: somebody has the task")
             } else {
                 format!("cannot link {name}: {error}")
             })
         })?;
+        kill_point::reach("S5:linked");
+        Ok(())
+    }
+
+    /// S5 and S6: the task is ours from the link on, and the record says `running` before the gate opens.
+    fn take_task(&mut self, gated: &Gated) -> Result<(), Outcome> {
+        if !is_planted("link-before-fork") {
+            self.link_pid_file(gated.pid)?;
+        }
         let agent = process::identity(gated.pid.as_raw())
             .ok_or_else(|| not_launched("the agent died at its gate".into()))?;
+        kill_point::reach("S5:identified");
         self.record.running = Some(Moment::from(&clock::now()));
         self.record.state = RunState::Running { agent };
         // S6
         self.write(Durability::Crash)
             .map_err(|error| not_launched(format!("cannot record that it runs: {error}")))?;
+        kill_point::reach("S6:recorded");
         // A stop that came meanwhile is obeyed before the agent can do anything.
         match watch::read_stop(&self.signals) {
             Some(by) => Err(Outcome::Stopped(by)),
@@ -279,6 +326,7 @@ impl Shim<'_> {
     /// From "go" to X1: waits for the agent's end or a reason to bring it about, then ends what it left.
     fn see_through(&mut self, gated: Gated, log: &File) -> (Outcome, Vec<Leftover>) {
         let cause = watch::wait(&self.spec.limits, &gated, &self.signals, log);
+        kill_point::reach("X1:over");
         // X1
         let end = sweep::end(&gated, self.spec.limits.sweep, &self.signals);
         self.record.usage = Some(end.usage);
@@ -294,18 +342,22 @@ impl Shim<'_> {
     fn end(&mut self, outcome: Outcome, leftovers: Vec<Leftover>) {
         self.record.state = RunState::Ended { outcome, leftovers };
         self.record.ended = Some(Moment::from(&clock::now()));
+        kill_point::reach("X2:before");
         // X2
-        // A full disk may have room again in a moment. Until then the held lock and the pid file say "not over", which is safe;
-        // a second SIGTERM, or a minute, and the run is left to be found lost.
-        for _ in 0..END_TRIES {
-            if self.write(Durability::PowerCut).is_ok()
-                || watch::pause(&self.signals, Millis::secs(1)).is_some()
-            {
+        // A full disk will have room again, and nobody else knows how the run ended: this waits as long as that takes. Until then
+        // the held lock and the pid file say "not over", which is safe. A second SIGTERM, or a minute of any other failure (the
+        // folder is gone), and the run is left to be found lost.
+        let mut tries = 0;
+        while let Err(error) = self.write(Durability::PowerCut) {
+            tries += u32::from(!error.is_no_room());
+            if tries >= END_TRIES || watch::pause(&self.signals, Millis::secs(1)).is_some() {
                 break;
             }
         }
+        kill_point::reach("X3:before");
         // X3
         runs::clear_pid_file(&self.place.layout, &self.place.dir).ok();
+        kill_point::reach("X4:before");
         // X4
     }
 

@@ -10,8 +10,8 @@ use super::agent::Gated;
 use super::watch::{TERM_TIME, pause};
 use crate::core::model::{Leftover, Millis, Outcome};
 use crate::core::record::Usage;
-use crate::edge::clock;
 use crate::edge::process::{self, Pidfd, Stat};
+use crate::edge::{clock, kill_point};
 
 /// All of it: what still lives then is written down.
 const SWEEP_TIME: Millis = Millis::secs(5);
@@ -32,16 +32,19 @@ pub(super) fn end(gated: &Gated, is_sweep: bool, signals: &SignalFd) -> End {
     if is_sweep {
         // Reaches also who is forked while the tree is read.
         killpg(gated.pid, Signal::SIGTERM).ok();
+        kill_point::reach("X1:group-told");
         if !is_empty_by(by(TERM_TIME), gated.pid, process::Signal::TERM, signals) {
             killpg(gated.pid, Signal::SIGKILL).ok();
         }
     }
     let (outcome, usage) = collect(gated.pid);
+    kill_point::reach("X1:collected");
     let leftovers = if is_sweep {
         end_rest(by(SWEEP_TIME), gated.pid, signals)
     } else {
         vec![]
     };
+    kill_point::reach("X1:swept");
     End {
         outcome,
         usage,

@@ -12,7 +12,7 @@ use super::agent::Gated;
 use super::sweep;
 use crate::core::model::{Millis, Outcome, StoppedBy};
 use crate::core::record::Limits;
-use crate::edge::clock;
+use crate::edge::{clock, kill_point};
 
 /// How often output.log's size is looked at.
 const LOG_LOOK: Millis = Millis::secs(5);
@@ -46,7 +46,12 @@ pub(super) fn wait(
         let now = clock::boot();
         // First, so that an end that came just before a limit is an end.
         if is_over(gated) {
-            return ladder.map(|ladder| ladder.cause);
+            // A machine that goes down tells agent and shim at once; then the agent's end is no failure of its work.
+            let system = || {
+                let by = read_stop(signals).filter(StoppedBy::is_system);
+                by.map(Outcome::Stopped)
+            };
+            return ladder.map(|ladder| ladder.cause).or_else(system);
         }
         let by = read_stop(signals);
         sweep::collect_strays(gated.pid);
@@ -66,6 +71,7 @@ pub(super) fn wait(
                 if let Some(cause) = cause {
                     // Its child is not collected, so the number is its own; and so below.
                     kill(gated.pid, Signal::SIGINT).ok();
+                    kill_point::reach("stop:told-agent");
                     let term = Millis(now.0.saturating_add(limits.grace.0));
                     ladder = Some(Ladder {
                         cause,

@@ -18,7 +18,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use crate::edge::clock;
+use crate::edge::{clock, kill_point};
 
 use super::store::{Store, Trouble, patiently};
 use super::{arguments, resources, tools};
@@ -57,7 +57,9 @@ impl Server {
 
     async fn call(&self, name: &str, given: &Map<String, Value>) -> CallToolResult {
         let begun = Instant::now();
+        kill_point::reach("server:asked");
         let answer = tools::call(&self.store, name, given).await;
+        kill_point::reach("server:before-answer");
         if self.log {
             log_call(name, given, &answer, begun);
         }

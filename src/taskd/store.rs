@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::schema;
+use crate::edge::kill_point;
 
 pub use super::schema::OpenError;
 
@@ -290,8 +291,11 @@ impl Store {
     fn write<T>(&self, work: impl Fn(&Transaction<'_>) -> Outcome<T>) -> Outcome<T> {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        kill_point::reach("server:begun");
         let done = work(&transaction)?;
+        kill_point::reach("server:before-commit");
         transaction.commit()?;
+        kill_point::reach("server:committed");
         Ok(done)
     }
 }

@@ -76,10 +76,10 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
         ),
         Hold::TinytaskSuspicious { vanished, of } => (
             format!(
-                "{vanished} of {of} open tasks vanished from tinytask at once: is it another server? Nothing is started, \
-                 judged or written until that is clear"
+                "{vanished} of {of} known tasks vanished from tinytask at once: is it another server, or an old backup? Nothing is \
+                 started, judged or written until they are back, or a person says that it is the right one"
             ),
-            None,
+            Some("calypso-watch release tinytask".into()),
         ),
         Hold::Paused => (
             "paused: nothing is started".into(),

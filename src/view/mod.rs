@@ -8,6 +8,7 @@
 //! Knows nothing of edge, settings or terminals.
 
 mod board;
+pub mod doctor;
 pub mod hold;
 pub mod leaving;
 pub mod plan;
@@ -21,6 +22,7 @@ pub mod why;
 mod sample;
 
 pub use board::verdict_words;
+pub use doctor::{Area, Checkup, Finding, Level, doctor, doctor_json};
 pub use hold::hold_words;
 pub use leaving::{GoingOn, leaving};
 pub use plan::{PlanInput, plan, plan_json};

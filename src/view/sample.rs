@@ -199,6 +199,7 @@ pub(super) fn verdict_record(
                 fields: 1,
                 last_comment: 0,
                 previous_assigned_to: None,
+                updated_at: None,
                 write: None,
             })
             .into_iter()

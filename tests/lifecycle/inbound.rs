@@ -4,6 +4,7 @@ use calypso_watch::core::model::RunSubject;
 use calypso_watch::core::record::Verdict;
 
 use crate::World;
+use crate::json;
 
 fn file_hold(world: &World, name: &str) -> String {
     let (status, _) = world.status();
@@ -166,4 +167,68 @@ fn the_dispatcher_finishes_what_it_was_cut_off_from() {
         world.verdicts(1)[0].tasks[0].verdict,
         Verdict::HandedOff { .. }
     ));
+}
+
+#[test]
+fn a_request_that_its_dispatcher_marks_in_place_is_not_dispatched_again() {
+    let world = World::new()
+        .queue(
+            "dispatcher",
+            "ID=$(cw task create x --queue human); mkdir \"$B/workqueue/task_$ID\"; \
+             echo \"status: dispatched, task $ID\" >>\"$B/inbound/once.md\"",
+        )
+        .start();
+    world.write("inbound/once.md", "x\n");
+    world.eventually("held", |w| {
+        file_hold(w, "once.md") == "dispatched_not_moved"
+    });
+    world.looks();
+    assert_eq!(world.count("start dispatcher"), 1);
+    let verdict = &world.verdicts_of(RunSubject::Inbound)[0];
+    assert!(verdict.files[0].left && verdict.files[0].changed.is_some());
+    // A person's word, later.
+    world.script("dispatcher", "rm \"$B\"/inbound/*");
+    world.write("inbound/once.md", "another wish");
+    world.eventually("taken", |w| w.names("inbound").is_empty());
+    world.is_clean();
+}
+
+#[test]
+fn a_new_request_with_the_name_of_one_that_was_just_taken_is_dispatched() {
+    let world = World::new()
+        .queue(
+            "dispatcher",
+            "ID=$(cw task create x --queue human); mkdir \"$B/workqueue/task_$ID\"; \
+             mv \"$B/inbound/a.md\" \"$B/workqueue/task_$ID/\"; gate taken",
+        )
+        .start();
+    world.write("inbound/a.md", "one");
+    world.eventually("taken", |w| w.count("at-taken dispatcher") == 1);
+    world.write("inbound/a.md", "two");
+    world.open("taken");
+    world.eventually("judged", |w| w.verdicts_of(RunSubject::Inbound).len() == 2);
+    world.is_clean();
+    assert!(world.names("inbound").is_empty());
+    let verdicts = world.verdicts_of(RunSubject::Inbound);
+    assert!(verdicts.iter().all(|v| !v.files[0].left), "{verdicts:#?}");
+}
+
+#[test]
+fn tasks_from_before_a_run_beyond_a_deleted_one_are_not_taken_for_its_own() {
+    let world = World::new().queue("dispatcher", "exit 0");
+    let tasks: Vec<i64> = (0..12)
+        .map(|_| world.task("human", "from before"))
+        .collect();
+    for id in &tasks[6..] {
+        world.update(*id, json!({"status": "complete"}));
+    }
+    world.text("delete_task", &json!({"id": tasks[5]}));
+    let world = world.start();
+    world.write("inbound/a.md", "x");
+    world.eventually("judged", |w| w.verdicts_of(RunSubject::Inbound).len() == 1);
+    let verdict = &world.verdicts_of(RunSubject::Inbound)[0];
+    assert!(verdict.files[0].left);
+    assert_eq!(verdict.files[0].created, []);
+    world.eventually("backs off", |w| file_hold(w, "a.md") == "file_backing_off");
+    world.is_clean();
 }

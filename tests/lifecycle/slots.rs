@@ -136,3 +136,21 @@ fn a_recipe_makes_a_queue_at_once_and_its_loss_ends_it() {
     world.eventually("complete", |w| w.is_complete(task));
     world.is_clean();
 }
+
+#[test]
+fn parents_whose_parts_lie_elsewhere_do_not_hide_the_tasks_behind_them() {
+    let world = World::new().queue("architect", "ID=$T; finish").start();
+    world.ok(&["pause"]);
+    for title in ["one parent", "another"] {
+        let parent = world.task("architect", title);
+        world.task_with(json!({
+            "title": "part", "assigned_to": "human", "parent_task_id": parent
+        }));
+    }
+    let behind = world.task("architect", "behind them");
+    world.ok(&["resume"]);
+    world.eventually("complete", |w| w.is_complete(behind));
+    world.is_clean();
+    assert_eq!(world.starts(), [format!("architect {behind}")]);
+    assert!(!world.read("daemon.log").contains("but more acting"));
+}

@@ -73,6 +73,8 @@ pub(crate) struct World {
     top: String,
     sections: String,
     env: Vec<(&'static str, String)>,
+    /// What calypso.toml names instead of tinytask's own address; the test itself goes straight to that.
+    pub(crate) through: Option<String>,
 }
 
 /// What a command printed, and how it ended.
@@ -138,6 +140,7 @@ impl World {
             top: "settle = \"50ms\"\nstop_grace = \"500ms\"\n".into(),
             sections: String::new(),
             env: Vec::new(),
+            through: None,
         };
         // A port that is free now; others choose theirs the same way, so that the server may have to try again.
         world.client.address = free_address();
@@ -192,7 +195,7 @@ impl World {
             Tinytask::Builtin => format!("builtin = true\nlisten = \"{}\"", self.client.address),
             Tinytask::Beside(_) => format!(
                 "url = \"http://{}/mcp\"\ndb = \"{}\"",
-                self.client.address,
+                self.through.as_ref().unwrap_or(&self.client.address),
                 self.db().display()
             ),
         };
@@ -296,7 +299,7 @@ impl World {
 
     // ── tinytask ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn db(&self) -> PathBuf {
+    pub(crate) fn db(&self) -> PathBuf {
         self.folder
             .path()
             .canonicalize()

@@ -1,7 +1,9 @@
 //! Run directories and records, without any process.
 
-use calypso_watch::core::model::{FileKey, RunSubject, TaskId, Timestamp};
-use calypso_watch::core::record::{FileVerdict, Marks, TaskVerdict, Verdict, VerdictRecord};
+use calypso_watch::core::model::{FileKey, RunSubject, TaskId, TaskStatus, Timestamp};
+use calypso_watch::core::record::{
+    BaselineTask, FileVerdict, Marks, TaskVerdict, Verdict, VerdictRecord,
+};
 
 use super::*;
 
@@ -19,6 +21,7 @@ fn verdict(run: &Run<'_>, judged: i64, tasks: &[i64]) -> VerdictRecord {
             .iter()
             .map(|&id| TaskVerdict {
                 previous_assigned_to: None,
+                updated_at: None,
                 key: TaskKey {
                     id: id.try_into().expect("a task"),
                     created_at: 1,
@@ -297,6 +300,7 @@ fn what_tells_of_a_request_that_still_lies_is_not_forgotten() {
         verdict.files = vec![FileVerdict {
             file: file(if number == 2 { "lies" } else { "went" }),
             left: number == 2,
+            changed: None,
             created: Vec::new(),
         }];
         runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)
@@ -305,8 +309,8 @@ fn what_tells_of_a_request_that_still_lies_is_not_forgotten() {
     }
     let later = clock::wall().plus(Millis::secs(7200));
     let keep = Millis::secs(3600);
-    let still_lies = |key: &FileKey| key.name == "lies";
-    runs::prune(&world.layout, later, keep, 2, |_| false, still_lies).expect("pruned");
+    let still_tells = |file: &FileVerdict| file.left && file.file.name == "lies";
+    runs::prune(&world.layout, later, keep, 2, |_| false, still_tells).expect("pruned");
     let left: Vec<u32> = runs::list_runs(&world.layout, RunSubject::Inbound)
         .expect("a list")
         .iter()
@@ -391,4 +395,64 @@ fn a_spec_torn_by_a_power_cut_holds_nothing_for_ever() {
     assert!(runs::clear_litter(&world.layout, &run.dir).expect("a look"));
     assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
     assert!(run.paths().spec().exists(), "it stays to be looked at");
+}
+
+#[test]
+fn a_run_over_120_000_requests_is_recorded_and_read_again() {
+    let world = World::new();
+    let key = |n: u64| FileKey {
+        name: format!("request-number-{n}.md"),
+        inode: 1_000_000_000 + n,
+        modified: 1_763_838_000_000,
+    };
+    let mut run = world.sh(7, 1, "true");
+    run.dir.id.subject = RunSubject::Inbound;
+    run.spec.run = run.dir.id;
+    run.spec.baseline.inbound = (0..120_000).map(key).collect();
+    run.spec.baseline.tasks = (1..=80_000)
+        .map(|id| BaselineTask {
+            key: TaskKey {
+                id: TaskId::try_from(id).expect("positive"),
+                created_at: 1_763_838_000,
+            },
+            status: TaskStatus::Idle,
+            fields: u64::MAX,
+            last_comment: None,
+        })
+        .collect();
+    drop(run.prepare());
+    let spec = runs::read_spec(&world.layout, &run.dir).expect("readable");
+    assert_eq!(spec.as_ref(), Some(&run.spec));
+    // A bad end: each was left, changed, and perhaps dispatched.
+    let mut verdict = verdict(&run, 1, &[]);
+    verdict.files = (0..120_000)
+        .map(|n| FileVerdict {
+            file: key(n),
+            left: true,
+            changed: Some(key(n + 1)),
+            created: vec![TaskId::try_from(1_000_001).expect("positive")],
+        })
+        .collect();
+    runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)
+        .expect("written");
+    runs::finish(&world.layout, &run.dir, &verdict).expect("finished");
+    let history = runs::history(&world.layout, RunSubject::Inbound).expect("readable");
+    assert_eq!(history.verdicts.len(), 1);
+    assert_eq!(history.verdicts[0].files.len(), 120_000);
+    let recent = runs::recent(&world.layout, 10).expect("readable");
+    assert_eq!(recent.len(), 1);
+}
+
+#[test]
+fn a_record_that_could_not_be_read_again_is_not_written() {
+    let world = World::new();
+    let run = world.sh(7, 1, "true");
+    drop(run.prepare());
+    let mut verdict = verdict(&run, 1, &[]);
+    verdict.title = Some("x".repeat(129 << 20));
+    let error = runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)
+        .expect_err("too large");
+    assert!(matches!(error, runs::Error::TooLarge { .. }), "{error:?}");
+    assert!(error.hint().is_some());
+    assert!(!world.layout.run(&run.dir).verdict().exists());
 }

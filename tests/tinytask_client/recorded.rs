@@ -1,6 +1,6 @@
 //! Does it read what the real ones say?
 
-use calypso_watch::core::model::{Detail, RunId, TaskId, TaskStatus, Timestamp};
+use calypso_watch::core::model::{Detail, RunMark, TaskId, TaskStatus, Timestamp};
 use calypso_watch::edge::tinytask::{Dialect, Error, NewTask, Tinytask};
 use serde_json::json;
 
@@ -124,7 +124,7 @@ async fn a_detail_counts_open_subtasks_and_tells_our_comments_from_others() {
                 comment(
                     11,
                     Some("calypso-watch"),
-                    "put back: left working (run 15/2)"
+                    "put back: left working (run 15/2 3f9c)"
                 ),
                 comment(
                     12,
@@ -150,8 +150,8 @@ async fn a_detail_counts_open_subtasks_and_tells_our_comments_from_others() {
     let detail = found(client.detail(id(15)).await.unwrap());
     assert_eq!(detail.open_subtasks, 2);
     assert_eq!(detail.last_comment, 8);
-    let runs: Vec<String> = detail.our_comments.iter().map(RunId::to_string).collect();
-    assert_eq!(runs, ["15/2", "15/3", "inbound/7"]);
+    let runs: Vec<String> = detail.our_comments.iter().map(RunMark::to_string).collect();
+    assert_eq!(runs, ["15/2 3f9c", "15/3", "inbound/7"]);
     assert_eq!(detail.task.blocked_by, Some(id(4)));
     assert_eq!(
         fake.asked("get_subtasks"),

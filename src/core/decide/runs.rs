@@ -5,7 +5,7 @@
 
 use super::Deciding;
 use crate::core::model::{Leftover, Millis, Moment, ProcessId, RunSubject, TaskKey};
-use crate::core::policy::SHIM_OVERDUE;
+use crate::core::policy::{SHIM_OVERDUE, START_OVERDUE};
 use crate::core::verdict::{Case, Count, Meaning};
 use crate::core::{Action, Hold, Mark, Run, StopCause, StrangerKind, Subject, Tinytask};
 
@@ -15,6 +15,10 @@ impl Deciding<'_> {
     pub(super) fn marks(&mut self) {
         let controls = &self.seen.controls;
         for subject in &controls.retry {
+            // Up to which run it forgives is not known while the records cannot be read, and the wish must not be lost: it waits.
+            if self.seen.unreadable.contains_key(subject) {
+                continue;
+            }
             let after = self.seen.histories.get(subject).map_or(0, |h| h.last_run);
             self.out.actions.push(Action::RecordMark {
                 subject: *subject,
@@ -81,7 +85,8 @@ impl Deciding<'_> {
                 Meaning::Litter => self.out.actions.push(Action::ClearLitter {
                     run: run.dir.clone(),
                 }),
-                Meaning::Starting | Meaning::Ending => {}
+                Meaning::Starting => self.stuck_at_start(run),
+                Meaning::Ending => self.stuck_at_end(run),
                 Meaning::Running => self.limits(run, SHIM_OVERDUE.0),
                 Meaning::Orphan => self.limits(run, 0),
                 Meaning::SignalledAlive => {
@@ -146,9 +151,41 @@ impl Deciding<'_> {
         };
         let limit = spec.limits.time.0.saturating_add(patience);
         let limit = Millis(limit.saturating_add(grace));
-        let left = began.left_of(limit, self.now);
+        let left = began.limit_left(limit, self.now);
         if left.0 == 0 {
             self.out.actions.push(stop(StopCause::TimeLimit));
+        } else {
+            self.wake(self.now.wall.plus(left));
+        }
+    }
+
+    /// A shim that is stopped before it opened the gate would start work that was decided long ago, once it is continued.
+    fn stuck_at_start(&mut self, run: &Run) {
+        let Some(state) = run.state.as_ref().filter(|_| !run.in_hand) else {
+            // Before its first record it looks at the spec's age itself.
+            return;
+        };
+        let left = state.started.limit_left(START_OVERDUE, self.now);
+        if left.0 == 0 {
+            self.out.actions.push(Action::Stop {
+                run: run.dir.clone(),
+                cause: StopCause::TimeLimit,
+            });
+        } else {
+            self.wake(self.now.wall.plus(left));
+        }
+    }
+
+    /// A shim that is stopped between its last word and the removal of the pid file: all is known and all is over.
+    fn stuck_at_end(&mut self, run: &Run) {
+        let Some(ended) = run.state.as_ref().and_then(|state| state.ended.as_ref()) else {
+            return;
+        };
+        let left = ended.limit_left(SHIM_OVERDUE, self.now);
+        if left.0 == 0 {
+            self.out.actions.push(Action::ClearPidFile {
+                run: run.dir.clone(),
+            });
         } else {
             self.wake(self.now.wall.plus(left));
         }
@@ -194,6 +231,12 @@ impl Deciding<'_> {
                 count(key)
             }
         };
+        let subject = run.dir.id.subject;
+        // The mark may be written by this very decision, before the verdict.
+        let is_forgiven = (self.seen.histories.get(&subject))
+            .is_some_and(|history| run.dir.id.number <= history.marks.retried_after)
+            || (self.seen.controls.retry.contains(&subject)
+                && !self.seen.unreadable.contains_key(&subject));
         let max_attempts = self.policy.max_attempts;
         let case = Case {
             seen: self.seen,
@@ -202,6 +245,7 @@ impl Deciding<'_> {
             evidence,
             max_attempts,
             has_company,
+            is_forgiven,
             count,
             now: self.now,
         };

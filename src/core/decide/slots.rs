@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::outage::in_a_row;
 use super::{Candidate, Deciding, Requests};
-use crate::core::model::{Outcome, ProviderName, QueueName, Recipe, RunId, RunSubject, Task};
-use crate::core::policy::probe_backoff;
+use crate::core::model::{
+    FileKey, Outcome, ProviderName, QueueName, Recipe, RunId, RunSubject, Task,
+};
+use crate::core::policy::{MOST_REQUEST_BYTES, probe_backoff, request_bytes};
 use crate::core::record::{FailureClass, VerdictRecord};
 use crate::core::{Action, Hold, Launch, Run, Subject};
 
@@ -23,25 +25,26 @@ impl<'a> Deciding<'a> {
                 .or_default()
                 .push(run.dir.id);
         }
+        let mut total = used.values().map(Vec::len).sum::<usize>() as u32;
         for subject in self.seen.strangers.keys() {
-            // Somebody's own run takes the place of ours.
+            // Somebody's own run takes the place of ours, also one whose task's queue was not asked: else this look would start
+            // what a look at everything holds.
+            let hold = self.stranger_hold(*subject);
+            if !matches!(hold, Some(Hold::RunningOutside { .. })) {
+                continue;
+            }
+            total += 1;
             let queue = match subject {
                 RunSubject::Inbound => Some(self.policy.inbound_queue.clone()),
                 RunSubject::Task(id) => self.seen.tasks.get(id).and_then(Task::queue),
             };
-            if let Some(queue) = queue.filter(|_| {
-                matches!(
-                    self.stranger_hold(*subject),
-                    Some(Hold::RunningOutside { .. })
-                )
-            }) {
+            if let Some(queue) = queue {
                 used.entry(queue).or_default().push(RunId {
                     subject: *subject,
                     number: 0,
                 });
             }
         }
-        let mut total = used.values().map(Vec::len).sum::<usize>() as u32;
         let mut probing: BTreeSet<ProviderName> = BTreeSet::new();
 
         for queue in self.turns(&requests, &candidates) {
@@ -88,7 +91,15 @@ impl<'a> Deciding<'a> {
                 let launch = if let Some(requests) =
                     files.take_if(|_| inbound_first || waiting.len() == 0)
                 {
-                    self.inbound_launch(&queue, requests, &provider)
+                    let launch = self.inbound_launch(&queue, requests, &provider);
+                    let hold = Hold::NoSlot {
+                        by: vec![launch.dir().id],
+                        limit: 1,
+                    };
+                    for file in &requests.files[launch.files.len()..] {
+                        self.hold(Subject::Inbound(file.clone()), hold.clone());
+                    }
+                    launch
                 } else {
                     let Some(candidate) = waiting.next() else {
                         break;
@@ -197,8 +208,14 @@ impl<'a> Deciding<'a> {
         provider: &ProviderName,
     ) -> Launch {
         let subject = RunSubject::Inbound;
-        let first = requests.files.first().map_or("", |f| f.name.as_str());
-        let cause = match requests.files.len() {
+        let mut bytes = 0;
+        let fits = |file: &&FileKey| {
+            bytes += request_bytes(file);
+            bytes <= MOST_REQUEST_BYTES
+        };
+        let files: Vec<FileKey> = requests.files.iter().take_while(fits).cloned().collect();
+        let first = files.first().map_or("", |f| f.name.as_str());
+        let cause = match files.len() {
             1 => format!("{first} in inbound"),
             n => format!("{first} and {} more in inbound", n - 1),
         };
@@ -210,7 +227,7 @@ impl<'a> Deciding<'a> {
             stay: 1,
             cause,
             title: None,
-            files: requests.files.clone(),
+            files,
             provider: Some(provider.clone()),
             time_limit: self.policy.time_limit_of(queue),
         }

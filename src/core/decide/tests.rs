@@ -340,6 +340,22 @@ fn the_next_hop_waits_for_the_run_that_handed_the_task_on() {
 }
 
 #[test]
+fn a_clock_set_back_does_not_hide_that_a_live_run_handed_the_task_on() {
+    let set_back = Now {
+        wall: time(-900),
+        ..now(0)
+    };
+    let handed = world().task_but(1, "coder", |t| {
+        t.previous_assigned_to = Some("architect".into());
+        t.updated_at = time(-902);
+    });
+    given(handed.run(run("2/1", "architect")))
+        .by(set_back)
+        .then([])
+        .holds_task(1, Hold::RunNotOver { run: run_id("2/1") });
+}
+
+#[test]
 fn what_another_users_eyes_may_not_see_is_unknown_and_starts_nothing() {
     let mut hidden = run("1/1", "coder");
     hidden.observed.shim = false;
@@ -371,6 +387,15 @@ fn somebodys_own_run_has_its_task_and_its_queues_slot() {
         .then([])
         .holds_task(1, hold(false))
         .holds_task(2, slot_of("1/0"));
+    // Its task lies in a queue that was not asked; it has its place under max_runs all the same.
+    let elsewhere = world()
+        .policy(|p| p.max_runs = 1)
+        .task(2, "coder")
+        .stranger(subject(9), alive(false));
+    given(elsewhere)
+        .at(0)
+        .then([])
+        .holds_task(2, Hold::MaxRuns { limit: 1 });
     let younger = two.clone().stranger(subject(1), alive(true));
     given(younger.clone())
         .at(0)
@@ -488,6 +513,43 @@ fn a_shim_that_does_not_act_is_overruled_half_a_minute_after_limit_and_grace() {
     let running = || world().run(run("1/1", "coder"));
     given(running()).at(3539).then([]);
     given(running()).at(3540).then(["stop 1/1: timed out"]);
+}
+
+#[test]
+fn a_shim_that_is_stuck_before_its_agents_start_is_ended() {
+    let starting = || {
+        let mut run = run("1/1", "coder");
+        run.observed.state = ObservedState::Starting;
+        let state = run.state.as_mut().expect("it has one");
+        state.state = crate::core::model::RunState::Starting;
+        state.started = moment(0);
+        state.running = None;
+        world().run(run)
+    };
+    given(starting()).at(299).then([]).wakes_at(time(300));
+    given(starting()).at(300).then(["stop 1/1: timed out"]);
+}
+
+#[test]
+fn a_shim_that_said_how_it_ended_and_does_not_go_is_not_waited_for() {
+    let ending = || {
+        let mut run = ended("1/1", "coder", Outcome::Exited(0));
+        run.observed.shim = true;
+        run.observed.pid_file = true;
+        run.state.as_mut().expect("it has one").ended = Some(moment(0));
+        world().run(run)
+    };
+    given(ending()).at(29).then([]).wakes_at(time(30));
+    given(ending()).at(30).then(["clear pid file of 1/1"]);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_forward_ends_no_run() {
+    let mut later = now(0);
+    later.wall = time(1_000_000);
+    for run in [run("1/1", "coder"), shimless("1/1", "coder", agent_alive())] {
+        given(world().run(run)).by(later.clone()).then([]);
+    }
 }
 
 #[test]
@@ -1029,4 +1091,84 @@ fn inbound_is_held_paused_and_stopped_like_a_task() {
             queue: queue("dispatcher"),
         },
     );
+}
+
+#[test]
+fn retry_waits_until_it_can_be_read_what_it_forgives() {
+    let wish = |unreadable: bool| {
+        world().task(1, "coder").but(|seen| {
+            seen.controls.retry.insert(subject(1));
+            if unreadable {
+                seen.cannot_read(subject(1), "cannot read `marks.json`".into());
+            }
+        })
+    };
+    given(wish(true)).at(0).then([]);
+    given(wish(false))
+        .at(0)
+        .then(["retry 1 after 0", "launch 1/1 coder"]);
+}
+
+#[test]
+fn a_run_that_lived_while_a_person_said_retry_parks_nothing() {
+    let third = || {
+        let mut third = ended("1/3", "coder", Outcome::Exited(0));
+        third.spec.as_mut().expect("a spec").attempt = 3;
+        world()
+            .task(1, "coder")
+            .detail(1, 3)
+            .past(attempt("1/1", "coder", 1, -300))
+            .past(attempt("1/2", "coder", 2, -200))
+            .run(third)
+    };
+    let parks = ["judge 1/3: #1 no progress + park"];
+    given(third()).at(0).then(parks);
+    let judges = "judge 1/3: #1 no progress";
+    let said = third().but(|seen| {
+        let history = seen.histories.entry(subject(1)).or_default();
+        history.marks.retried_after = 3;
+    });
+    given(said).at(0).then([judges]);
+    // The wish and the verdict in one decision.
+    let says = third().but(|seen| {
+        seen.controls.retry.insert(subject(1));
+    });
+    given(says).at(0).then(["retry 1 after 3", judges]);
+}
+
+#[test]
+fn a_providers_hold_ends_and_its_probe_is_known_after_a_reboot_with_the_clock_ahead() {
+    let before_reboot = || {
+        let mut down = attempt("1/1", "coder", 1, 86_400);
+        down.failure = failure(FailureClass::Provider, "quota exceeded");
+        down.judged.boot_id = "the boot before".into();
+        world().task(1, "coder").task(2, "architect").past(down)
+    };
+    // The machine has been up for longer than the wait.
+    given(before_reboot()).at(0).then(["launch 2/1 architect"]);
+    let probing = before_reboot().run(run("1/2", "coder"));
+    let decided = given(probing).at(0).then([]);
+    let probe = decided.decision.holds.iter().find_map(|(who, hold)| {
+        let Hold::Provider { probing, .. } = hold else {
+            return None;
+        };
+        matches!(who, Subject::Provider(_)).then_some(*probing)
+    });
+    assert_eq!(probe, Some(Some(run_id("1/2"))));
+}
+
+#[test]
+fn requests_beyond_what_a_record_can_tell_of_wait_for_the_run_after() {
+    let mut world = world();
+    for n in 0..30 {
+        world = world.drop(&format!("{n:02}{}", "x".repeat(1 << 20)));
+    }
+    let decided = given(world).at(0).then(["launch inbound/1 dispatcher"]);
+    let Some(Action::Launch(launch)) = decided.decision.actions.first() else {
+        panic!("a launch");
+    };
+    let (n, holds) = (launch.files.len(), &decided.decision.holds);
+    assert!(n > 20 && n < 30, "{n}");
+    assert_eq!(holds.len(), 30 - n);
+    assert!(holds.iter().all(|(_, hold)| *hold == slot_of("inbound/1")));
 }

@@ -2,11 +2,11 @@
 //!
 //! Knows nothing of free slots, of providers and of turns, and starts nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::runs::{began, run_hold};
 use super::{Candidate, Deciding, Requests};
-use crate::core::history::{FileStanding, Standing};
+use crate::core::history::{FileStanding, PastFiles, Standing};
 use crate::core::model::{
     Detail, FileKey, Moment, QueueName, Recipe, RunId, RunSubject, Task, TaskId, TaskStatus,
 };
@@ -14,13 +14,35 @@ use crate::core::record::Verdict;
 use crate::core::verdict::Meaning;
 use crate::core::{Action, Hold, InboundEntry, InboundState, Run, Subject, Tinytask};
 
+/// A run over inbound/ that is not over, or not done with.
+struct InboundRun<'a> {
+    hold: Hold,
+    /// What it is to take away.
+    files: BTreeSet<&'a FileKey>,
+}
+
+impl InboundRun<'_> {
+    /// Why a file waits for it.
+    fn hold(&self, key: &FileKey) -> Hold {
+        match &self.hold {
+            Hold::Running { run } if !self.files.contains(key) => Hold::NoSlot {
+                by: vec![*run],
+                limit: 1,
+            },
+            hold => hold.clone(),
+        }
+    }
+}
+
 impl<'a> Deciding<'a> {
     // ── inbound ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn inbound(&mut self) -> Requests {
         let mut requests = Requests::default();
+        let past = (self.seen.histories.get(&RunSubject::Inbound)).map(PastFiles::new);
+        let at_it = self.inbound_run();
         for entry in &self.seen.inbound {
-            match self.file_hold(entry) {
+            match self.file_hold(entry, past.as_ref(), at_it.as_ref()) {
                 Err(hold) => {
                     match &hold {
                         Hold::Settling { until }
@@ -40,14 +62,19 @@ impl<'a> Deciding<'a> {
     }
 
     /// The attempts the file had, where nothing stands in its way but a slot.
-    fn file_hold(&self, entry: &InboundEntry) -> Result<u32, Hold> {
+    fn file_hold(
+        &self,
+        entry: &InboundEntry,
+        past: Option<&PastFiles<'_>>,
+        at_it: Option<&InboundRun<'_>>,
+    ) -> Result<u32, Hold> {
         match &entry.state {
             InboundState::Odd(what) => return Err(Hold::OddFile { what: what.clone() }),
             InboundState::Settling { until } => return Err(Hold::Settling { until: *until }),
             InboundState::Settled { .. } => {}
         }
-        if let Some(hold) = self.inbound_run_hold(&entry.key) {
-            return Err(hold);
+        if let Some(run) = at_it {
+            return Err(run.hold(&entry.key));
         }
         if let Some(hold) = self.stranger_hold(RunSubject::Inbound) {
             return Err(hold);
@@ -61,10 +88,10 @@ impl<'a> Deciding<'a> {
         if self.seen.controls.stop.contains(&RunSubject::Inbound) {
             return Err(Hold::StopAsked);
         }
-        let standing = match self.seen.histories.get(&RunSubject::Inbound) {
-            Some(history) => FileStanding::of(history, &entry.key, self.now),
-            None => FileStanding::default(),
-        };
+        let max_runs = self.policy.max_runs_per_task;
+        let standing = past.map_or_else(FileStanding::default, |past| {
+            FileStanding::of(past, &entry.key, max_runs, self.now)
+        });
         if let Some(hold) = standing.hold {
             return Err(hold);
         }
@@ -98,22 +125,21 @@ impl<'a> Deciding<'a> {
 
     /// One run over inbound/ at a time, whatever the queue's concurrency: there is one pid file for it, and what the run
     /// before left lying is known only once its verdict is finished.
-    fn inbound_run_hold(&self, key: &FileKey) -> Option<Hold> {
+    fn inbound_run(&self) -> Option<InboundRun<'a>> {
         let is_inbound = |run: &Run| run.dir.id.subject == RunSubject::Inbound;
         if let Some((run, meaning)) = self.live().find(|(run, _)| is_inbound(run)) {
-            let is_its_own =
-                (run.spec.as_ref()).is_some_and(|spec| spec.baseline.inbound.contains(key));
-            return Some(match run_hold(run, meaning) {
-                Hold::Running { run } if !is_its_own => Hold::NoSlot {
-                    by: vec![run],
-                    limit: 1,
-                },
-                hold => hold,
+            let files = run.spec.iter().flat_map(|spec| &spec.baseline.inbound);
+            return Some(InboundRun {
+                hold: run_hold(run, meaning),
+                files: files.collect(),
             });
         }
         let unfinished = |run: &&Run| is_inbound(run) && run.verdict.is_some();
         let run = self.seen.runs.iter().find(unfinished)?;
-        Some(Hold::VerdictWaits { run: run.dir.id })
+        Some(InboundRun {
+            hold: Hold::VerdictWaits { run: run.dir.id },
+            files: BTreeSet::new(),
+        })
     }
 
     // ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,13 +191,14 @@ impl<'a> Deciding<'a> {
         for (run, _) in self.live() {
             let Some(spec) = &run.spec else { continue };
             let since = began(run).unwrap_or(&spec.times.written);
+            let since_second = since.wall_at_most(self.now).seconds();
             for task in self.seen.tasks.values() {
                 let before = spec.baseline.tasks.iter().find(|b| b.key == task.key());
                 let left =
                     before.is_some() && task.assigned_to.as_deref() != Some(spec.queue.as_str());
                 // It may have come into the queue after the launch, and left it again since.
                 let passed = task.previous_assigned_to.as_deref() == Some(spec.queue.as_str())
-                    && task.updated_at.seconds() >= since.wall.seconds()
+                    && task.updated_at.seconds() >= since_second
                     && !self.was_there_before(task, run.dir.id, since);
                 if left || passed {
                     touching.entry(task.id).or_insert(run.dir.id);
@@ -353,8 +380,8 @@ impl<'a> Deciding<'a> {
             let Some(spec) = &run.spec else { continue };
             let made_since = run.dir.id.subject == RunSubject::Inbound
                 && task.id.number() > spec.baseline.highest_task;
-            let filled_since =
-                changed.is_none_or(|at| at.seconds() >= spec.times.written.wall.seconds());
+            let since = spec.times.written.wall_at_most(self.now);
+            let filled_since = changed.is_none_or(|at| at.seconds() >= since.seconds());
             if changed.is_none() || (made_since && filled_since) {
                 return Err(Hold::AwaitingFiles { run: run.dir.id });
             }

@@ -160,6 +160,30 @@ fn a_stop_is_forgotten_once_the_task_moved() {
 }
 
 #[test]
+fn what_the_machine_ended_on_its_way_down_goes_on_by_itself() {
+    let by = StoppedBy {
+        uid: 0,
+        pid: Some(1),
+    };
+    let mut ended = record("1/1", "coder", Verdict::NoProgress, 0);
+    ended.outcome = Outcome::Stopped(by);
+    ended.failure = failure(FailureClass::Ours, "stopped by the system");
+    let policy = crate::core::given::world().policy;
+    let standing = standing(vec![ended], "coder");
+    assert_eq!(standing.hold(&policy, &now(9999)), None);
+    assert_eq!(standing.failed, 0);
+    let mut left = left_lying("inbound/1", "a.md", &[], 0);
+    left.outcome = Outcome::Stopped(by);
+    left.failure = failure(FailureClass::Ours, "stopped by the system");
+    let history = History {
+        verdicts: vec![left],
+        ..History::default()
+    };
+    let standing = file_standing(&history, &file("a.md"), 9999);
+    assert_eq!((standing.hold, standing.attempts), (None, 0));
+}
+
+#[test]
 fn a_task_left_working_is_remembered_until_somebody_changes_it() {
     let left = || vec![record("1/1", "coder", Verdict::LeftWorking, 0)];
     let mut working = task(1, "coder");
@@ -178,25 +202,138 @@ fn launches_that_never_were_do_not_count_as_runs() {
     assert_eq!(standing(vec![never], "coder").runs, 0);
 }
 
+fn file_standing(history: &History, key: &FileKey, at: i64) -> FileStanding {
+    FileStanding::of(&PastFiles::new(history), key, 30, &now(at))
+}
+
+#[test]
+fn probes_of_an_outage_do_not_count_as_runs_in_circles() {
+    for class in [FailureClass::Provider, FailureClass::Environment] {
+        let probes = (1..=40).map(|n| {
+            let mut record = attempt(&format!("1/{n}"), "coder", 1, n * 900);
+            record.failure = failure(class, "quota exceeded");
+            record
+        });
+        let standing = standing(probes.collect(), "coder");
+        assert_eq!(standing.runs, 0);
+        let policy = crate::core::given::world().policy;
+        assert_eq!(standing.hold(&policy, &now(99_999)), None);
+    }
+}
+
+/// As [`left_lying`], but the file was written to while the run lived: at the launch `was`, at the verdict `is` (its times).
+fn left_changed(run: &str, was: i64, is: i64, created: &[i64], at: i64) -> VerdictRecord {
+    let mut record = left_lying(run, "a.md", created, at);
+    record.files[0].file.modified = was;
+    record.files[0].changed = Some(edited(is));
+    record
+}
+
+fn edited(modified: i64) -> FileKey {
+    FileKey {
+        modified,
+        ..file("a.md")
+    }
+}
+
+fn history_of(verdicts: Vec<VerdictRecord>) -> History {
+    History {
+        verdicts,
+        ..History::default()
+    }
+}
+
+#[test]
+fn a_request_that_its_dispatcher_marks_in_place_is_held_as_dispatched_until_somebody_edits_it() {
+    let history = history_of(vec![left_changed("inbound/1", 0, 1, &[12], 0)]);
+    let tasks = vec![crate::core::given::id(12)];
+    let hold = Some(Hold::DispatchedNotMoved { tasks });
+    assert_eq!(file_standing(&history, &edited(1), 9999).hold, hold);
+    // A person's edit, later: another request, but not the first of its name.
+    let later = file_standing(&history, &edited(2), 9999);
+    assert_eq!((later.attempts, later.hold), (1, None));
+}
+
+#[test]
+fn a_request_that_changes_while_each_of_its_runs_lives_is_parked_by_its_name() {
+    let mut past = vec![left_changed("inbound/1", 0, 1, &[], 0)];
+    let second = file_standing(&history_of(past.clone()), &edited(2), 1);
+    assert!(
+        matches!(second.hold, Some(Hold::FileBackingOff { .. })),
+        "{second:?}"
+    );
+    past.push(left_changed("inbound/2", 2, 3, &[], 100));
+    past.push(left_changed("inbound/3", 4, 5, &[13], 200));
+    for key in [edited(5), edited(6)] {
+        let standing = file_standing(&history_of(past.clone()), &key, 9999);
+        assert_eq!(standing.attempts, 3);
+        assert!(standing.hold.is_some(), "{standing:?}");
+    }
+    // Once one was taken, the name is free again.
+    let mut taken = left_lying("inbound/4", "a.md", &[], 300);
+    taken.files[0].left = false;
+    past.push(taken);
+    assert_eq!(
+        file_standing(&history_of(past), &edited(7), 9999).hold,
+        None
+    );
+}
+
+#[test]
+fn runs_over_a_request_that_nobody_takes_have_a_cap_whatever_excuses_them() {
+    let late = |n: i64, modified: i64| {
+        let mut record = left_lying(&format!("inbound/{n}"), "a.md", &[], n * 1000);
+        record.late = true;
+        record.files[0].file.modified = modified;
+        record
+    };
+    // The same file, judged late each time; and one that somebody edits after each run.
+    for is_edited in [false, true] {
+        let past: Vec<_> = (1..=30)
+            .map(|n| late(n, if is_edited { n } else { 0 }))
+            .collect();
+        let mut history = history_of(past);
+        let key = edited(if is_edited { 31 } else { 0 });
+        let held = file_standing(&history, &key, 99_999).hold;
+        assert_eq!(held, Some(Hold::TooManyRuns { runs: 30 }));
+        history.marks.retried_after = 30;
+        assert_eq!(file_standing(&history, &key, 99_999).hold, None);
+    }
+}
+
+#[test]
+fn a_request_that_something_puts_back_after_each_run_meets_the_cap_and_a_daily_one_never() {
+    let taken = |n: i64, modified: i64| {
+        let mut record = left_lying(&format!("inbound/{n}"), "a.md", &[], n * 1000);
+        record.failure = None;
+        record.files[0].left = false;
+        record.files[0].file.modified = modified;
+        record
+    };
+    let restored = history_of((1..=30).map(|n| taken(n, 7)).collect());
+    let mut back = edited(7);
+    back.inode = 99;
+    assert_eq!(
+        file_standing(&restored, &back, 99_999).hold,
+        Some(Hold::TooManyRuns { runs: 30 })
+    );
+    let daily = history_of((1..=30).map(|n| taken(n, n)).collect());
+    assert_eq!(file_standing(&daily, &edited(31), 99_999).hold, None);
+}
+
 #[test]
 fn a_file_is_known_by_name_inode_and_time() {
     let history = History {
         verdicts: vec![left_lying("inbound/1", "a.md", &[], 0)],
         ..History::default()
     };
-    assert_eq!(
-        FileStanding::of(&history, &file("a.md"), &now(60)).attempts,
-        1
-    );
+    assert_eq!(file_standing(&history, &file("a.md"), 60).attempts, 1);
     let mut edited = file("a.md");
     edited.modified = 1;
     let mut replaced = file("a.md");
     replaced.inode = 2;
     for other in [edited, replaced, file("b.md")] {
-        assert_eq!(
-            FileStanding::of(&history, &other, &now(60)),
-            FileStanding::default()
-        );
+        assert_eq!(file_standing(&history, &other, 60).hold, None);
     }
 }
 
@@ -209,7 +346,7 @@ fn a_request_whose_run_a_person_stopped_waits_for_retry() {
         verdicts: vec![stopped],
         ..History::default()
     };
-    let standing = FileStanding::of(&history, &file("a.md"), &now(9999));
+    let standing = file_standing(&history, &file("a.md"), 9999);
     let run = run_id("inbound/1");
     assert_eq!(standing.hold, Some(Hold::StoppedByPerson { run }));
 }
@@ -226,7 +363,7 @@ fn a_request_whose_runs_are_lost_waits_longer_each_time_and_at_last_an_hour() {
             verdicts: past,
             ..History::default()
         };
-        FileStanding::of(&history, &file("a.md"), &now(at))
+        file_standing(&history, &file("a.md"), at)
     };
     let first = of(vec![lost(1)], 11);
     assert_eq!(first.attempts, 0);

@@ -15,14 +15,14 @@ use crate::core::{StrangerKind, Tinytask};
 const BY: StoppedBy = StoppedBy { uid: 7, pid: None };
 
 /// Run 1/1 of coder is over, and tinytask tells all of task 1.
-fn over(outcome: Outcome, change: impl FnOnce(&mut crate::core::model::Task)) -> World {
+fn over(outcome: Outcome, change: impl FnOnce(&mut Task)) -> World {
     world()
         .run(ended("1/1", "coder", outcome))
         .task_but(1, "coder", change)
         .detail(1, 3)
 }
 
-fn working(task: &mut crate::core::model::Task) {
+fn working(task: &mut Task) {
     task.status = TaskStatus::Working;
     task.updated_at = time(-50);
 }
@@ -153,7 +153,7 @@ fn each_outcome_of_a_task_left_working_has_its_class() {
         let put_back = "judge 1/1: #1 left working + put back";
         judged(over(outcome, working), put_back)
     };
-    use FailureClass::{Environment, Ours, Task};
+    use FailureClass::{Ours, Task};
     assert_eq!(class(Outcome::Exited(1)), fails(Task, "left it working"));
     assert_eq!(
         class(Outcome::Signaled(11)),
@@ -163,14 +163,51 @@ fn each_outcome_of_a_task_left_working_has_its_class() {
     assert_eq!(class(Outcome::LogLimit), fails(Task, "log limit"));
     assert_eq!(class(Outcome::Stopped(BY)), None);
     assert_eq!(class(Outcome::Lost), fails(Ours, "lost"));
+    let machine = StoppedBy {
+        uid: 0,
+        pid: Some(1),
+    };
     assert_eq!(
-        class(Outcome::NotLaunched("the task has a pid file".into())),
-        fails(Ours, "not launched: the task has a pid file")
+        class(Outcome::Stopped(machine)),
+        fails(Ours, "stopped by the system, which was going down")
     );
-    assert_eq!(
-        class(Outcome::NotLaunched("exec goose: not found".into())),
-        fails(Environment, "exec goose: not found")
-    );
+}
+
+#[test]
+fn what_is_working_after_a_run_that_never_ran_is_somebody_elses() {
+    use FailureClass::{Environment, Ours};
+    for (why, fault) in [
+        (
+            "the task has a pid file",
+            fails(Ours, "not launched: the task has a pid file"),
+        ),
+        (
+            "exec goose: not found",
+            fails(Environment, "exec goose: not found"),
+        ),
+    ] {
+        // #2 was in the queue at the launch too, and has been claimed since.
+        let world = over(Outcome::NotLaunched(why.into()), working)
+            .task_but(2, "coder", working)
+            .detail(2, 0)
+            .but(|seen| spec(seen).baseline.tasks.push(before(key(2))));
+        assert_eq!(judged(world, "judge 1/1: #1 no progress"), fault);
+    }
+}
+
+#[test]
+fn a_task_somebody_works_on_with_a_pid_file_of_his_own_is_not_put_back() {
+    let subject = RunSubject::Task(id(1));
+    let alive = StrangerKind::Alive {
+        process: process(900),
+        comm: "goose".into(),
+        younger: false,
+    };
+    let world = over(Outcome::Exited(0), working).stranger(subject, alive);
+    assert_eq!(given(world).at(0).verdict().tasks, []);
+    let dead = over(Outcome::Exited(0), working).stranger(subject, StrangerKind::Dead { pid: 900 });
+    let write = given(dead).at(0).verdict().tasks[0].write.clone();
+    assert!(matches!(write, Some(Write::PutBack { .. })));
 }
 
 #[test]
@@ -201,7 +238,7 @@ fn the_last_attempt_parks_and_only_failures_of_the_task_are_attempts() {
         panic!("parked: {verdict:?}");
     };
     assert!(comment.contains("calypso-watch retry 1"), "{comment}");
-    assert!(comment.contains("(run 1/1)"), "{comment}");
+    assert!(comment.contains("(run 1/1 toke)"), "{comment}");
     assert!(
         comment.contains(".calypso/runs/task_1/0001-coder/output.log"),
         "{comment}"
@@ -234,7 +271,7 @@ fn a_verdict_is_late_when_tinytask_was_away_during_the_run_or_long_after_it() {
 
 #[test]
 fn an_agent_that_took_another_task_than_the_named_one_is_judged_by_that() {
-    let other = |change: fn(&mut crate::core::model::Task)| {
+    let other = |change: fn(&mut Task)| {
         over(Outcome::Exited(0), |_| {})
             .task_but(2, "coder", change)
             .but(|seen| spec(seen).baseline.tasks.push(before(key(2))))
@@ -331,6 +368,26 @@ fn an_inbound_run_is_judged_file_by_file() {
     );
     assert_eq!(left.files[0].created, []);
     assert_eq!(left.files[1].created, [id(12)]);
+}
+
+#[test]
+fn a_request_that_was_edited_in_place_while_its_run_lived_is_left() {
+    let mut over = ended("inbound/1", "dispatcher", Outcome::Exited(0));
+    over.spec.as_mut().expect("a spec").baseline.inbound = vec![file("a.md")];
+    let evidence = over.evidence.as_mut().expect("evidence");
+    let mut now = file("a.md");
+    now.modified = 5;
+    evidence.changed.insert(file("a.md"), now.clone());
+    evidence.created = vec![id(12)];
+    let verdict = given(world().run(over)).at(0).verdict();
+    let judged = &verdict.files[0];
+    assert!(judged.left);
+    assert_eq!((judged.as_judged(), &judged.file), (&now, &file("a.md")));
+    assert_eq!(judged.created, [id(12)]);
+    assert_eq!(
+        verdict.failure.map(|f| f.reason),
+        Some("left 1 of 1 requests in inbound, and changed by then".into())
+    );
 }
 
 #[test]

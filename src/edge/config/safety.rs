@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::Error;
 use crate::core::layout::Layout;
+use crate::edge::mount;
 
 /// Refuses a base path where anyone could make us run things, or where nothing we rely on works; gives warnings else.
 pub fn check_permissions(layout: &Layout) -> Result<Vec<String>, Error> {
@@ -93,7 +94,7 @@ pub(super) fn check_file_system(base: &Utf8Path) -> Result<Vec<String>, Error> {
         0x7375_7245 => refused("Coda"),
         // FUSE may be anything. What reaches over a network is refused by its name; another one gets a warning.
         0x6573_5546 => {
-            let kind = mounted_as(base).unwrap_or_else(|| "fuse".into());
+            let kind = mount::fs_type(base).unwrap_or_else(|| "fuse".into());
             let network = [
                 "sshfs", "s3", "rclone", "gluster", "ceph", "nfs", "smb", "dav", "gcs", "goofys",
                 "juicefs", "blob", "virtiofs",
@@ -108,24 +109,4 @@ pub(super) fn check_file_system(base: &Utf8Path) -> Result<Vec<String>, Error> {
         }
         _ => Ok(Vec::new()),
     }
-}
-
-/// The file system's name in /proc/self/mountinfo (proc_pid_mountinfo(5)), of the innermost mount that holds `path`.
-pub(super) fn mounted_as(path: &Utf8Path) -> Option<String> {
-    file_system_at(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, path)
-}
-
-/// [`mounted_as`], of the mounts as the kernel lists them.
-pub fn file_system_at(mounts: &str, path: &Utf8Path) -> Option<String> {
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let point = left.split(' ').nth(4)?.replace("\\040", " ");
-            let kind = right.split(' ').next()?;
-            path.starts_with(&point)
-                .then(|| (point.len(), kind.to_owned()))
-        })
-        .max_by_key(|(length, _)| *length)
-        .map(|(_, kind)| kind)
 }

@@ -311,7 +311,7 @@ fn a_program_that_hangs_is_ended() {
     // Long enough for it to begin, on a loaded machine after some tries.
     for tries in 1..100 {
         let limit = Duration::from_millis(50 * tries);
-        match run_help(Utf8Path::new(&path), limit) {
+        match crate::edge::ask::ask(Utf8Path::new(&path), &["run", "--help"], &[], limit) {
             Ok(help) => assert_eq!(help, None),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ExecutableFileBusy),
         }

@@ -121,8 +121,20 @@ fn what_the_watcher_saw_counts_more() {
         }
     );
     assert_eq!(inbound.state(after(10_100), &writing), ENDLESS_ONE);
-    // And the clock was set back meanwhile.
-    assert_eq!(inbound.state(after(-3_600_000), &writing), ENDLESS_ONE);
+}
+
+#[test]
+fn a_clock_set_back_completes_no_file_that_is_being_written() {
+    let inbound = Inbound::new();
+    let (name, inode) = inbound.write("a.md");
+    let since = after(0);
+    let writing = Closed::from([(name, (inode, Some(since)))]);
+    assert_eq!(
+        inbound.state(after(-3_600_000), &writing),
+        InboundState::Settling {
+            until: since.plus(ENDLESS)
+        }
+    );
 }
 
 #[test]

@@ -8,12 +8,14 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 
+use camino::Utf8PathBuf;
+
 use super::{Stat, TOKEN_VARIABLE, exists, stat};
 use crate::core::Alive;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{ProcessId, RunState};
 use crate::core::record::StateRecord;
-use crate::edge::{clock, files};
+use crate::edge::{clock, files, kill_point};
 
 /// No environment is larger: the kernel allows a quarter of the stack's limit, and 6 MB at most.
 const ENVIRONMENT_LIMIT: u64 = 8 << 20;
@@ -30,11 +32,18 @@ pub struct DeadShim<'a> {
     pub known: &'a [ProcessId],
 }
 
-/// What of each run is alive, in the order of `runs`; `None` where this user cannot see.
+/// What of each run is alive, in the order of `runs`; `None` where this user cannot see, or not now (no descriptor is left, say).
 pub fn leftovers(layout: &Layout, runs: &[DeadShim<'_>]) -> Vec<Option<Alive>> {
     let questions: Vec<Question<'_>> = runs.iter().map(|run| Question::new(layout, run)).collect();
     let is_scan_needed = questions.iter().any(|question| question.answered.is_none());
-    let seen = is_scan_needed.then(|| Seen::look(&questions));
+    let look = || Seen::look(&questions).ok();
+    let mut seen = is_scan_needed.then(look).flatten();
+    // A holder that handed its lock to a child and died while the list was read is found by a second reading.
+    if let Some(first) = &seen
+        && (0..questions.len()).any(|at| first.hides_holder(at, &questions[at]))
+    {
+        seen = look();
+    }
     questions
         .into_iter()
         .enumerate()
@@ -54,6 +63,7 @@ struct Question<'a> {
     agent: Option<ProcessId>,
     /// Device and inode of its agent.lock, when somebody holds that.
     lock: Option<(u64, u64)>,
+    lock_path: Utf8PathBuf,
     /// Whose processes its agents are: the owner of the run directory.
     owner: Option<u32>,
     answered: Option<Option<Alive>>,
@@ -105,6 +115,7 @@ impl<'a> Question<'a> {
             run,
             agent,
             lock,
+            lock_path,
             owner: std::fs::symlink_metadata(&paths.dir)
                 .ok()
                 .map(|meta| meta.uid()),
@@ -116,8 +127,10 @@ impl<'a> Question<'a> {
 /// One process, with which runs it is certainly of.
 struct Examined {
     stat: Stat,
-    /// Per question: it holds the lock or carries the token.
-    is_certain: Vec<bool>,
+    /// Per question: it holds the lock.
+    holds_lock: Vec<bool>,
+    /// Per question: it carries the token.
+    has_token: Vec<bool>,
     /// It may carry a token, but its environment cannot be read.
     is_hidden: bool,
 }
@@ -125,27 +138,63 @@ struct Examined {
 /// All processes, as one scan saw them.
 struct Seen {
     processes: Vec<Examined>,
+    /// What this process itself holds, as a bash that started it passes its lock on.
+    own_locks: Vec<(u64, u64)>,
     /// This user does not even see that others' processes are there (the hidepid option of proc(5)).
     hides_others: bool,
 }
 
 impl Seen {
-    fn look(questions: &[Question<'_>]) -> Self {
+    fn look(questions: &[Question<'_>]) -> io::Result<Self> {
         let own = std::process::id().cast_signed();
         let wants_locks = questions.iter().any(|question| question.lock.is_some());
-        let processes = stat::all()
+        let processes = stat::all()?
             .into_iter()
             // This process may itself have been started by an agent; it is not what that agent left behind.
             .filter(|stat| !stat.is_dead() && stat.pid != own)
             .map(|stat| examine(stat, questions, wants_locks))
-            .collect();
-        Self {
+            .collect::<io::Result<_>>()?;
+        let hides_others = match stat(1) {
+            Ok(init) => init.is_none(),
+            Err(error) if is_out_of_descriptors(&error) => return Err(error),
+            Err(_) => true,
+        };
+        Ok(Self {
             processes,
-            hides_others: !matches!(stat(1), Ok(Some(_))),
-        }
+            own_locks: if wants_locks {
+                held_files(own)?
+            } else {
+                Vec::new()
+            },
+            hides_others,
+        })
+    }
+
+    /// Somebody holds the run's lock, and nobody who can be seen does: it lives where this process cannot look (a container's pid
+    /// namespace, another user's program). A held lock proves life.
+    fn hides_holder(&self, at: usize, question: &Question<'_>) -> bool {
+        let Some(lock) = question.lock else {
+            return false;
+        };
+        let is_seen = self.processes.iter().any(|process| process.holds_lock[at])
+            || self.own_locks.contains(&lock);
+        // Asked again, as the holder may have ended meanwhile.
+        !is_seen && files::is_held_at(&question.lock_path).unwrap_or(true)
+    }
+
+    /// Number and start are the agent's, but neither the token nor the lock that every agent has: another process that got the number
+    /// within the same tick of 10 ms, or an agent that rid itself of both. Nobody can tell, so it is never signalled.
+    fn is_twin(&self, at: usize, question: &Question<'_>, process: &Examined) -> bool {
+        question.run.token.is_some()
+            && !process.is_hidden
+            && !process.has_token[at]
+            && !process.holds_lock[at]
     }
 
     fn answer(&self, at: usize, question: &Question<'_>) -> Option<Alive> {
+        if self.hides_holder(at, question) {
+            return None;
+        }
         let viewer = rustix::process::geteuid().as_raw();
         if self.hides_others && question.owner != Some(viewer) {
             return None;
@@ -167,7 +216,8 @@ impl Seen {
         };
         let is_certain = |process: &Examined| {
             let id = process.stat.id();
-            process.is_certain[at]
+            process.holds_lock[at]
+                || process.has_token[at]
                 || question.agent.as_ref() == Some(&id)
                 || question.run.known.contains(&id)
         };
@@ -190,7 +240,11 @@ impl Seen {
                 continue;
             }
             let is_member = is_in_session(&process.stat) && !is_refuted;
-            if question.agent.as_ref() == Some(&id) {
+            let is_agent = question.agent.as_ref() == Some(&id);
+            let has_number = (question.agent.as_ref()).is_some_and(|agent| agent.pid == id.pid);
+            if is_agent && self.is_twin(at, question, process) {
+                alive.doubtful.push(process.stat.leftover());
+            } else if is_agent || (has_number && kill_point::is_planted("any-pid")) {
                 alive.agent = Some(id);
             } else if is_certain(process) || (is_member && is_proven) {
                 alive.leftovers.push(process.stat.leftover());
@@ -202,31 +256,41 @@ impl Seen {
     }
 }
 
-fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> Examined {
+/// # Errors
+/// Only what says something of this process, not of that one.
+fn examine(stat: Stat, questions: &[Question<'_>], wants_locks: bool) -> io::Result<Examined> {
     let (environment, is_hidden) = match environment(stat.pid) {
         Ok(environment) => (environment, false),
+        Err(error) if is_out_of_descriptors(&error) => return Err(error),
         Err(error) => (Vec::new(), error.kind() == io::ErrorKind::PermissionDenied),
     };
     let tokens = tokens(&environment);
     let locks = if wants_locks {
-        held_files(stat.pid)
+        held_files(stat.pid)?
     } else {
         Vec::new()
     };
-    Examined {
-        is_certain: questions
-            .iter()
+    Ok(Examined {
+        holds_lock: (questions.iter())
+            .map(|question| question.lock.is_some_and(|lock| locks.contains(&lock)))
+            .collect(),
+        has_token: (questions.iter())
             .map(|question| {
                 question
                     .run
                     .token
                     .is_some_and(|token| tokens.contains(&token))
-                    || question.lock.is_some_and(|lock| locks.contains(&lock))
             })
             .collect(),
         is_hidden,
         stat,
-    }
+    })
+}
+
+/// This process's limit, or the machine's (open(2)); or no memory for one more.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM))
 }
 
 fn environment(pid: i32) -> io::Result<Vec<u8>> {
@@ -250,23 +314,26 @@ pub fn tokens(environment: &[u8]) -> Vec<&str> {
         .collect()
 }
 
-/// Device and inode of the files it holds an OFD lock on. To have such a file open is not enough.
-fn held_files(pid: i32) -> Vec<(u64, u64)> {
-    std::fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let info = std::fs::read(entry.path()).ok()?;
-            if !holds_ofd_lock(&info) {
-                return None;
-            }
-            // The lock's own line names the file too, but by a device number that differs from stat(2)'s on btrfs and overlayfs.
-            let fd = entry.file_name();
-            let file = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.to_str()?)).ok()?;
-            Some((file.dev(), file.ino()))
-        })
-        .collect()
+/// Device and inode of the files it holds an OFD lock on. To have such a file open is not enough. What it closes meanwhile, or
+/// this user may not see, is left out.
+fn held_files(pid: i32) -> io::Result<Vec<(u64, u64)>> {
+    let mut held = Vec::new();
+    let fds = match std::fs::read_dir(format!("/proc/{pid}/fdinfo")) {
+        Err(error) if is_out_of_descriptors(&error) => return Err(error),
+        fds => fds.into_iter().flatten().flatten(),
+    };
+    for entry in fds {
+        match std::fs::read(entry.path()) {
+            Ok(info) if holds_ofd_lock(&info) => {}
+            Err(error) if is_out_of_descriptors(&error) => return Err(error),
+            Ok(_) | Err(_) => continue,
+        }
+        // The lock's own line names the file too, but by a device number that differs from stat(2)'s on btrfs and overlayfs.
+        let fd = entry.file_name();
+        let file = std::fs::metadata(format!("/proc/{pid}/fd/{}", fd.to_string_lossy()));
+        held.extend(file.map(|file| (file.dev(), file.ino())));
+    }
+    Ok(held)
 }
 
 /// Linux writes `lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:10010635 0 EOF` for the description that holds one (proc_pid_fdinfo(5)).

@@ -10,7 +10,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use camino::Utf8Path;
 use tokio::io::Interest;
@@ -21,12 +22,14 @@ pub use rustix::process::Signal;
 use crate::core::StrangerKind;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, ProcessId, Timestamp};
-use crate::edge::clock;
+use crate::edge::{clock, kill_point};
 
+mod environment;
 mod leftovers;
 mod stat;
 mod stop;
 
+pub use environment::Environment;
 pub use leftovers::{DeadShim, holds_ofd_lock, leftovers, tokens};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
@@ -40,10 +43,20 @@ pub const SELF_EXE: &str = "/proc/self/exe";
 /// The hidden word that makes this program a shim.
 pub const SHIM_WORD: &str = "__shim";
 
-/// The process that has this number now; `None` when there is none, or only a dead one that nobody collected.
+/// How long a shim's first stage may take to fork and exit: it does in milliseconds.
+const FIRST_STAGE_TIME: Duration = Duration::from_secs(5);
+
+/// The process that has this number now; `None` when there is none, or only a dead one that nobody collected, or it cannot be
+/// looked at.
 pub fn identity(pid: i32) -> Option<ProcessId> {
-    let stat = stat(pid).ok()??;
-    (!stat.is_dead()).then(|| stat.id())
+    living(pid).ok()?
+}
+
+/// [`identity`], with why it cannot be looked at: out of descriptors, say, which must not pass for "it is dead".
+fn living(pid: i32) -> io::Result<Option<ProcessId>> {
+    Ok(stat(pid)?
+        .filter(|stat| !stat.is_dead())
+        .map(|stat| stat.id()))
 }
 
 /// This process.
@@ -53,9 +66,16 @@ pub fn own() -> ProcessId {
     identity(pid).unwrap_or(ProcessId { pid, start: 0 })
 }
 
-/// Does it live? A zombie does not. Only within one boot: the caller compares boot ids.
+/// Does it live? A zombie does not; one that cannot be looked at does, as nobody may be taken for dead unseen. Only within one
+/// boot: the caller compares boot ids.
 pub fn is_alive(process: &ProcessId) -> bool {
-    identity(process.pid).as_ref() == Some(process)
+    match living(process.pid) {
+        Ok(found) => {
+            found.as_ref() == Some(process)
+                || (found.is_some() && kill_point::is_planted("any-pid"))
+        }
+        Err(_) => exists(process.pid),
+    }
 }
 
 /// Is it stopped (SIGSTOP, or by a debugger)? A stopped shim enforces no limit.
@@ -77,6 +97,12 @@ pub fn cmdline(pid: i32) -> Vec<String> {
         .collect()
 }
 
+/// Was the file it was started from replaced or removed since (proc_pid_exe(5))? False where that cannot be seen.
+pub fn is_program_replaced(process: &ProcessId) -> bool {
+    let link = std::fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+    link.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") && is_alive(process)
+}
+
 /// CPU time of it and of the children it waited for, and its resident memory in kB.
 pub fn vitals(process: &ProcessId) -> Option<(Millis, u64)> {
     let stat = stat(process.pid).ok()??;
@@ -92,7 +118,7 @@ impl Pidfd {
     /// reused after it does not matter. `None` when that process is gone.
     ///
     /// # Errors
-    /// What pidfd_open(2) says besides ESRCH; the process is then unknown.
+    /// What pidfd_open(2) says besides ESRCH, or why /proc cannot be read; the process is then unknown.
     pub fn open_checked(process: &ProcessId) -> io::Result<Option<Self>> {
         if process.pid <= 0 {
             return Ok(None);
@@ -101,7 +127,7 @@ impl Pidfd {
             return Ok(None);
         };
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK) {
-            Ok(fd) => Ok(is_alive(process).then_some(Self(fd))),
+            Ok(fd) => Ok((living(process.pid)?.as_ref() == Some(process)).then_some(Self(fd))),
             Err(rustix::io::Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -180,9 +206,9 @@ pub fn start_shim(
     dir: &RunDir,
     lock: OwnedFd,
     env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-) -> io::Result<()> {
+) -> Result<(), StartError> {
     // D3
-    let status = Command::new(exe.as_str())
+    let mut first_stage = Command::new(exe.as_str())
         .arg0("calypso-watch")
         .arg(SHIM_WORD)
         .arg(layout.run(dir).dir.as_str())
@@ -193,12 +219,48 @@ pub fn start_shim(
         .stdin(Stdio::from(lock))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("the shim refused: {status}")))
+        .spawn()
+        .map_err(StartError::NoProcess)?;
+    // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
+    if !is_over_within(&first_stage, FIRST_STAGE_TIME) {
+        first_stage.kill().map_err(StartError::Unknown)?;
     }
+    match first_stage.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(StartError::Refused(status.to_string())),
+        Err(error) => Err(StartError::Unknown(error)),
+    }
+}
+
+/// Why a shim did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nothing ran at all: no process, memory or descriptor was to be had for it.
+    #[error("cannot start the shim")]
+    NoProcess(#[source] io::Error),
+    #[error("the shim refused: {0}")]
+    Refused(String),
+    /// It may run.
+    #[error("cannot tell whether the shim started")]
+    Unknown(#[source] io::Error),
+}
+
+/// Waits for a child's end without collecting it; where there is no pidfd to wait on, for as long as it takes.
+fn is_over_within(child: &Child, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let pid = rustix::process::Pid::from_child(child);
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return true;
+    };
+    let limit = rustix::time::Timespec {
+        tv_sec: limit.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    // EINTR: no handler of ours interrupts it for long, and an early KILL only means that nothing was launched.
+    !matches!(
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)),
+        Ok(0)
+    )
 }
 
 /// Makes this process the one that inherits shims and what they leave, since PID 1 of a container may not collect them.

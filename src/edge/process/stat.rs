@@ -123,13 +123,26 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
 }
 
 /// All processes that this user can see.
-pub(super) fn all() -> Vec<Stat> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid: i32| stat(pid).ok()?)
-        .collect()
+///
+/// # Errors
+/// What keeps it from being all: no descriptor left, say. An answer cut short would pass for "nobody lives".
+pub(super) fn all() -> io::Result<Vec<Stat>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        if let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
+            match stat(pid) {
+                Ok(stat) => found.extend(stat),
+                // Another user's, under hidepid.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The numbers of a process's children, of all its threads, dead ones included.
@@ -147,7 +160,8 @@ pub(super) fn children(pid: i32) -> Vec<i32> {
                     .filter_map(|n| n.parse::<i32>().ok()),
             ),
             Err(_) if thread.path().join("stat").exists() => {
-                return all()
+                let all = all().unwrap_or_default();
+                return all
                     .iter()
                     .filter(|stat| stat.ppid == pid)
                     .map(|stat| stat.pid)

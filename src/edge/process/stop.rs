@@ -49,7 +49,7 @@ pub async fn stop_orphan(agent: &ProcessId, grace: Millis) -> io::Result<StopEnd
 fn signal_group(agent: &ProcessId, pidfd: &Pidfd, signal: Signal) -> io::Result<()> {
     let leads = matches!(stat(agent.pid), Ok(Some(found)) if found.id() == *agent && found.pgrp == agent.pid);
     if leads {
-        for member in stat::all() {
+        for member in stat::all()? {
             if member.pgrp != agent.pid || member.pid == agent.pid || member.is_dead() {
                 continue;
             }

@@ -5,14 +5,18 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use camino::Utf8Path;
 
 use super::{
-    Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks, read_verdict, remove,
+    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks,
+    read_verdict, remove, settle_cleared,
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{FileKey, Millis, RunSubject, TaskId, Timestamp};
-use crate::core::record::VerdictRecord;
-use crate::edge::files;
+use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
+use crate::core::record::{FileVerdict, VerdictRecord};
+use crate::edge::{files, kill_point};
 
+/// history.jsonl begins anew at this size, one older one is kept: some ten thousand verdicts each. Runs of open tasks keep their own
+/// verdicts; this file only informs.
+const TURN_OVER: u64 = 16 << 20;
 /// How far back [`finish`] looks for the line of a run whose finishing was cut short.
 const TAIL: usize = 100;
 
@@ -32,12 +36,16 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(io_error("link", &link)(error)),
         }
+        kill_point::reach("finish:linked");
     }
     let path = layout.history();
-    let is_written = tail(&path, TAIL)?
+    let is_written = last(&path, TAIL)?
         .iter()
         .any(|line| line.run == verdict.run && line.judged == verdict.judged);
     if !is_written {
+        if files::is_larger(&path, TURN_OVER) {
+            files::turn_over(&path).map_err(io_error("turn over", &path))?;
+        }
         let line = serde_json::to_string(verdict)
             .map_err(|error| io_error("write", &path)(error.into()))?;
         // A power cut may have torn the last line; ours must not become its continuation.
@@ -46,15 +54,24 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         } else {
             format!("\n{line}")
         };
+        kill_point::reach("finish:before-history");
         files::append_line(&path, &line, 0o644).map_err(io_error("append to", &path))?;
+        kill_point::reach("finish:history-told");
     }
     // What killed writers left behind: nobody writes a record of this run any more, and nobody but its caller the marks.
     for folder in [layout.run(dir).dir, layout.subject_runs(dir.id.subject)] {
         for name in names(&folder)?.iter().filter(|n| files::is_temporary(n)) {
-            remove(&folder.join(name))?;
+            let path = folder.join(name);
+            if files::name_of_temporary(name) == Some(CLEARED) {
+                settle_cleared(layout, dir, &path)?;
+            } else {
+                remove(&path)?;
+            }
         }
     }
+    kill_point::reach("finish:half-written-gone");
     remove(&layout.live_entry(dir))?;
+    kill_point::reach("finish:entry-removed");
     Ok(())
 }
 
@@ -121,11 +138,11 @@ pub fn subjects(layout: &Layout) -> Result<Vec<RunSubject>, Error> {
 /// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
 pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let path = layout.history();
-    if files::identity(&path)
-        .map_err(io_error("look at", &path))?
-        .is_some()
-    {
-        return tail(&path, limit);
+    for written in [&path, &files::turned_over(&path)] {
+        let found = files::identity(written).map_err(io_error("look at", written))?;
+        if found.is_some() {
+            return last(&path, limit);
+        }
     }
     let mut all = Vec::new();
     for subject in subjects(layout)? {
@@ -139,10 +156,23 @@ pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error
     Ok(all)
 }
 
+/// The last `limit` verdicts, oldest first, of a file that is turned over.
+fn last(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+    let newer = tail(path, limit)?;
+    if newer.len() == limit {
+        return Ok(newer);
+    }
+    let mut all = tail(&files::turned_over(path), limit - newer.len())?;
+    all.extend(newer);
+    Ok(all)
+}
+
 /// Reads lines from the end in blocks until there are `limit` verdicts. Lines that are torn or foreign are skipped, and of two
 /// lines for one verdict one counts.
 fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     const BLOCK: u64 = 64 << 10;
+    // Grows within a line, so that a long one is not copied once for each block of it.
+    let mut block = BLOCK;
     let mut file = match files::open_regular(path) {
         Ok(file) => file,
         Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
@@ -156,7 +186,7 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let mut rest: Vec<u8> = Vec::new();
     while newest_first.len() < limit && start > 0 {
         let mut bytes = Vec::new();
-        let from = start.saturating_sub(BLOCK);
+        let from = start.saturating_sub(block);
         file.seek(SeekFrom::Start(from))
             .and_then(|_| (&mut file).take(start - from).read_to_end(&mut bytes))
             .map_err(io_error("read", path))?;
@@ -172,6 +202,11 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
             }
         }
         let complete: Vec<&[u8]> = lines.collect();
+        block = if complete.is_empty() {
+            block * 2
+        } else {
+            BLOCK
+        };
         for line in complete.into_iter().rev() {
             // A newer line is skipped as a foreign one: history only informs; the run's own records are what refuses.
             let Ok(Some(verdict)) = parse::<VerdictRecord>(line, String::new) else {
@@ -207,15 +242,15 @@ fn ends_in_newline(path: &Utf8Path) -> Result<bool, Error> {
 }
 
 /// Forgets runs of closed tasks: those older than `keep`, and the oldest beyond `keep_per_subject`. Never one with an entry in
-/// live/, never one of an open task, never one that tells what became of a file that `still_lies` in inbound/. Returns how many
-/// run directories went.
+/// live/, never one of an open task, never one whose verdict on a file in inbound/ `still_tells` something. Returns how many run
+/// directories went.
 pub fn prune(
     layout: &Layout,
     now: Timestamp,
     keep: Millis,
     keep_per_subject: usize,
     is_open: impl Fn(TaskId) -> bool,
-    still_lies: impl Fn(&FileKey) -> bool,
+    still_tells: impl Fn(&FileVerdict) -> bool,
 ) -> Result<usize, Error> {
     let (live, _) = super::list_live(layout)?;
     let mut gone = 0;
@@ -232,10 +267,7 @@ pub fn prune(
         let beyond = runs.len().saturating_sub(keep_per_subject);
         // One that cannot be read may tell it too.
         let is_needed = |dir: &RunDir| match read_verdict(layout, dir) {
-            Ok(Some(verdict)) => verdict
-                .files
-                .iter()
-                .any(|file| file.left && still_lies(&file.file)),
+            Ok(Some(verdict)) => verdict.files.iter().any(&still_tells),
             Ok(None) => false,
             Err(_) => true,
         };
@@ -249,7 +281,9 @@ pub fn prune(
                 .or_else(|| age(&paths.dir, now))
                 .is_some_and(|age| age > keep);
             if (place < beyond || is_old) && !live.contains(dir) {
+                kill_point::reach("prune:before-run");
                 std::fs::remove_dir_all(&paths.dir).map_err(io_error("remove", &paths.dir))?;
+                kill_point::reach("prune:run-gone");
                 gone += 1;
             }
         }
@@ -262,6 +296,7 @@ pub fn prune(
         // Marks say nothing once no run is left for them to be about. rmdir(2) refuses a folder that holds anything else.
         if subject.task().is_some() && names(&folder)? == ["marks.json"] {
             remove(&layout.marks(subject))?;
+            kill_point::reach("prune:marks-gone");
         }
         std::fs::remove_dir(&folder).ok();
     }

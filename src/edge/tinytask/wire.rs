@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 
 use super::error::{Cause, one_line};
 use super::{AUTHOR, Error};
-use crate::core::model::{Detail, FoundDetail, RunId, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::model::{Detail, FoundDetail, RunMark, Task, TaskId, TaskStatus, Timestamp};
 
 /// One task as a person reads it.
 #[derive(Debug, Clone, PartialEq)]
@@ -275,18 +275,10 @@ pub fn detail(text: &str, open_subtasks: u32) -> Result<Detail, Error> {
         last_comment: others.iter().map(|comment| comment.id).max().unwrap_or(0),
         our_comments: ours
             .iter()
-            .flat_map(|comment| named_runs(&comment.content))
+            .flat_map(|comment| RunMark::all_in(&comment.content))
             .collect(),
         open_subtasks,
     }))
-}
-
-/// Each `(run 42/2)` in a comment.
-fn named_runs(text: &str) -> Vec<RunId> {
-    text.split("(run ")
-        .skip(1)
-        .filter_map(|rest| rest.split_once(')')?.0.parse().ok())
-        .collect()
 }
 
 /// `get_task`, as a person reads it.

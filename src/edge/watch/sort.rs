@@ -179,7 +179,8 @@ impl State {
         match kind {
             _ if is_data => {
                 let since = match self.closed.get(name) {
-                    Some((inode, Some(since))) if *inode == meta.ino() => *since,
+                    // Where the clock was set back since, the time it has been written for counts anew.
+                    Some((inode, Some(since))) if *inode == meta.ino() => at.min(*since),
                     _ => at,
                 };
                 self.closed

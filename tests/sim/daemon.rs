@@ -1,0 +1,279 @@
+//! The daemon's loop, as `daemon::run` has it: timers, rings, rounds; and what it remembers between looks, which dies with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use calypso_watch::core::model::{
+    Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey, Timestamp,
+};
+use calypso_watch::core::record::VerdictRecord;
+use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
+use calypso_watch::look::Scope;
+
+use crate::world::{Killed, World};
+
+const RESCAN: u64 = 60_000;
+const TINYTASK: u64 = 30_000;
+/// Rounds in a row that lead to nothing but more rounds: the daemon allows 200; nothing here comes near.
+const MOST_ROUNDS: u32 = 60;
+
+/// As `look::Memory`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    pub(crate) highest_task: i64,
+    pub(crate) unreachable_since: Option<Moment>,
+    pub(crate) last_unreachable: Option<Moment>,
+    pub(crate) known_open: BTreeSet<TaskKey>,
+    pub(crate) is_suspicious: bool,
+    pub(crate) in_hand: BTreeSet<RunId>,
+    pub(crate) swept: BTreeMap<RunId, u32>,
+    pub(crate) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
+    pub(crate) rechecked: BTreeSet<TaskId>,
+    pub(crate) histories: BTreeMap<RunSubject, History>,
+    pub(crate) subjects: Option<BTreeSet<RunSubject>>,
+    pub(crate) recent: Option<Vec<VerdictRecord>>,
+}
+
+impl Memory {
+    pub(crate) fn forget(&mut self, subject: RunSubject) {
+        self.histories.remove(&subject);
+        if let Some(subjects) = &mut self.subjects {
+            subjects.insert(subject);
+        }
+    }
+
+    pub(crate) fn add_verdict(&mut self, verdict: &VerdictRecord) {
+        self.forget(verdict.run.subject);
+        for task in &verdict.tasks {
+            self.forget(RunSubject::Task(task.key.id));
+        }
+        if let Some(recent) = &mut self.recent {
+            recent.push(verdict.clone());
+        }
+    }
+}
+
+/// As `daemon::Acted`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acted {
+    Nothing,
+    Something,
+    Failed,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Daemon {
+    pub(crate) incarnation: u32,
+    pub(crate) memory: Memory,
+    rescan: u64,
+    tinytask: u64,
+    database: Vec<u64>,
+    retry: Option<u64>,
+    failures: u32,
+    silences: u32,
+    wake_at: Option<Timestamp>,
+    rung: Option<Scope>,
+    /// Stopped by a signal until then.
+    pub(crate) asleep_until: u64,
+    first: bool,
+}
+
+impl Daemon {
+    fn new(incarnation: u32, now: u64) -> Self {
+        Self {
+            incarnation,
+            memory: Memory::default(),
+            rescan: now,
+            tinytask: now,
+            database: Vec::new(),
+            retry: None,
+            failures: 0,
+            silences: 0,
+            wake_at: None,
+            rung: None,
+            asleep_until: 0,
+            first: true,
+        }
+    }
+
+    pub(crate) fn ring(&mut self, scope: Scope) {
+        if self.rung != Some(Scope::Everything) {
+            self.rung = Some(scope);
+        }
+    }
+
+    pub(crate) fn database(&mut self, now: u64) {
+        self.database = vec![now + 30, now + 250];
+    }
+
+    pub(crate) fn is_done(&mut self, run: RunId, is_swept: bool) {
+        self.memory.in_hand.remove(&run);
+        if is_swept {
+            *self.memory.swept.entry(run).or_default() += 1;
+        }
+        self.ring(Scope::Queues);
+    }
+
+    /// When it looks next, if nothing happens.
+    pub(crate) fn due(&self, world: &World) -> u64 {
+        let due = if self.rung.is_some() {
+            world.mono
+        } else {
+            // tokio sleeps a span, reckoned when the look was over.
+            let wake = self
+                .wake_at
+                .map(|at| (at.0 - world.wall_offset).max(0) as u64 + 1);
+            [self.rescan, self.tinytask]
+                .into_iter()
+                .chain(self.database.iter().copied())
+                .chain(self.retry)
+                .chain(wake)
+                .min()
+                .unwrap_or(u64::MAX)
+        };
+        due.max(self.asleep_until).max(world.mono)
+    }
+}
+
+impl World {
+    pub(crate) fn start_daemon(&mut self) {
+        if self.daemon.is_some() {
+            return;
+        }
+        self.counts.hit("daemon started");
+        self.incarnations += 1;
+        let daemon = Daemon::new(self.incarnations, self.mono);
+        self.daemon = Some(daemon);
+    }
+
+    /// A wake, and rounds until there is nothing left to do now.
+    pub(crate) fn wake_daemon(&mut self) {
+        let mono = self.mono;
+        let Some(daemon) = &mut self.daemon else {
+            return;
+        };
+        let is_whole = daemon.first || daemon.tinytask <= mono;
+        let rung = daemon.rung.take();
+        let mut scope = if is_whole || rung == Some(Scope::Everything) {
+            Scope::Everything
+        } else {
+            Scope::Queues
+        };
+        daemon.first = false;
+        // The watcher may tell at any moment what the looker has to know; here it never does, and times tell.
+        for rounds in 0.. {
+            if self.broken.is_some() {
+                return;
+            }
+            if rounds == MOST_ROUNDS {
+                return self.fail(
+                    "acting comes to an end",
+                    format!("{rounds} rounds in a row"),
+                );
+            }
+            let before = self.happened;
+            let Ok((seen, decision, acted)) = self.round(scope) else {
+                return;
+            };
+            self.set_timers(scope, &seen, &decision, acted);
+            if acted != Acted::Something {
+                let is_due = decision.wake_at.is_some_and(|at| at <= self.wall());
+                let is_still = acted == Acted::Nothing
+                    && self.happened == before
+                    && self.tiny.loses == 0
+                    && !is_due;
+                if is_still || self.chance.one_in(8) {
+                    self.check_quiet(is_still.then_some(scope));
+                }
+                break;
+            }
+            scope = Scope::Queues;
+        }
+        let rest = self.chance.below(3);
+        self.pass(rest);
+    }
+
+    fn set_timers(&mut self, scope: Scope, seen: &Snapshot, decision: &Decision, acted: Acted) {
+        let now = self.mono;
+        let Some(daemon) = &mut self.daemon else {
+            return;
+        };
+        daemon.rescan = now + RESCAN;
+        if scope == Scope::Everything {
+            daemon.tinytask = now + TINYTASK;
+        }
+        daemon.database.retain(|at| *at > now);
+        daemon.wake_at = decision.wake_at;
+        match &seen.tinytask {
+            Tinytask::NotAsked => {}
+            Tinytask::Fresh { .. } => daemon.silences = 0,
+            Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } => {
+                let wait = (1_000u64 << daemon.silences.min(10)).min(30_000);
+                daemon.silences += 1;
+                daemon.tinytask = daemon.tinytask.min(now + wait);
+            }
+        }
+        match acted {
+            Acted::Failed => {
+                let wait = (500u64 << daemon.failures.min(10)).min(30_000);
+                daemon.failures += 1;
+                daemon.retry = Some(now + wait);
+            }
+            Acted::Nothing => {
+                daemon.failures = 0;
+                daemon.retry = None;
+            }
+            Acted::Something => {}
+        }
+    }
+
+    /// Look, decide, perform, once.
+    fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Killed> {
+        self.counts.steps += 1;
+        self.counts.hit(match scope {
+            Scope::Everything => "look at everything",
+            Scope::Queues => "look",
+        });
+        let looked = self.now();
+        let seen = self.look(scope, &looked)?;
+        self.point("after the look")?;
+        let now = self.now();
+        let decision = (self.decide)(&seen, &self.policy, &now);
+        self.tell(|world| {
+            let meanings = &decision.meanings;
+            let tasks = world.tiny.db.rows.values().filter(|row| row.is_open());
+            let tasks = tasks
+                .map(|row| format!("\n      {row:?}"))
+                .collect::<String>();
+            format!(
+                "{scope:?} {:?} {meanings:?} {:?} wake {:?}{tasks}",
+                seen.tinytask, decision.holds, decision.wake_at
+            )
+        });
+        self.check_decision(&seen, &decision, &now);
+        let acted = self.perform(&seen, &decision, &looked)?;
+        Ok((seen, decision, acted))
+    }
+
+    /// With nothing happening in between: looking and deciding again adds nothing, and every wait has a hold.
+    fn check_quiet(&mut self, quiet: Option<Scope>) {
+        self.is_frozen = true;
+        let kept = self.daemon.clone();
+        let now = self.now();
+        // With the scope of the look that found nothing to do: one at some queues may try a parent whose parts lie in others, and is
+        // told so by tinytask right before the launch.
+        for (scope, is_quiet) in [(quiet, true), (Some(Scope::Everything), false)] {
+            let Some(scope) = scope else { continue };
+            let Ok(seen) = self.look(scope, &now) else {
+                break;
+            };
+            let decision = (self.decide)(&seen, &self.policy, &now);
+            if is_quiet {
+                self.check_nothing_left(&decision);
+            } else {
+                self.check_holds(&seen, &decision, &now);
+            }
+        }
+        self.daemon = kept;
+        self.is_frozen = false;
+    }
+}

@@ -117,13 +117,18 @@ pub fn remove_temporary(folder: &Utf8Path) {
 /// `InvalidData` for a larger one or anything that is not a regular file; else what open(2) and read(2) say.
 pub fn read_bounded(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path)?;
+    let too_large = || {
+        let problem = format!("larger than {limit} bytes");
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    };
+    // Seen before a byte is read: a look may meet it again and again. And afterwards, as it may grow meanwhile.
+    if file.metadata()?.len() > limit {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("larger than {limit} bytes"),
-        ));
+        return Err(too_large());
     }
     Ok(bytes)
 }

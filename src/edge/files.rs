@@ -24,17 +24,26 @@ pub enum Durability {
 pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
     let temporary = temporary(path);
     let written = (|| {
-        // A killed writer with this pid left it, or somebody put a link there. Neither is written through: the name is made anew.
-        match std::fs::remove_file(&temporary) {
-            Err(error) if !is_absent(&error) => return Err(error),
-            Ok(()) | Err(_) => {}
+        let open = |is_new: bool| {
+            OpenOptions::new()
+                .write(true)
+                .create(!is_new)
+                .create_new(is_new)
+                .truncate(false)
+                .mode(mode)
+                .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+                .open(&temporary)
+        };
+        let mut file = open(false)?;
+        let meta = file.metadata()?;
+        if meta.nlink() > 1 {
+            // O_NOFOLLOW does not see hard links: what is written here would be written under the other name too.
+            std::fs::remove_file(&temporary)?;
+            file = open(true)?;
+        } else if meta.is_file() {
+            // A killed writer with this pid may have left it.
+            file.set_len(0)?;
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-            .open(&temporary)?;
         kill_point::reach_writing(path, "opened");
         file.write_all(bytes)?;
         kill_point::reach_writing(path, "written");
@@ -108,13 +117,18 @@ pub fn remove_temporary(folder: &Utf8Path) {
 /// `InvalidData` for a larger one or anything that is not a regular file; else what open(2) and read(2) say.
 pub fn read_bounded(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path)?;
+    let too_large = || {
+        let problem = format!("larger than {limit} bytes");
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    };
+    // Seen before a byte is read: a look may meet it again and again. And afterwards, as it may grow meanwhile.
+    if file.metadata()?.len() > limit {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("larger than {limit} bytes"),
-        ));
+        return Err(too_large());
     }
     Ok(bytes)
 }

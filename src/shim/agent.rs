@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8Path;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
@@ -214,14 +214,21 @@ fn reset_signals() -> nix::Result<()> {
     SigSet::empty().thread_set_mask()
 }
 
-/// The agent's output goes straight to the file: no pipe that a dead shim could break. A new one: what lies there already is not ours.
+/// The agent's output goes straight to the file: no pipe that a dead shim could break. Not into one that has another name somewhere.
 pub(super) fn open_log(path: &Utf8Path) -> io::Result<File> {
-    OpenOptions::new()
+    let log = OpenOptions::new()
         .append(true)
-        .create_new(true)
+        .create(true)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
+        .open(path)?;
+    if log.metadata()?.nlink() > 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a hard link of another file: remove it",
+        ));
+    }
+    Ok(log)
 }
 
 /// The run's own `pid`, which becomes the pid file by a second link: complete before anybody can see it there.

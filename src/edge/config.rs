@@ -199,6 +199,10 @@ pub enum Error {
     },
     #[error("`{path}` can be written by everyone, so anyone could run commands as this user")]
     Unsafe { path: Utf8PathBuf },
+    #[error(
+        "`{path}` was found above this folder, and belongs to another user (uid {uid}), whose commands would be run"
+    )]
+    Stranger { path: Utf8PathBuf, uid: u32 },
     #[error("`{path}` is a symlink, and records are kept only where they are seen")]
     Linked { path: Utf8PathBuf },
     #[error("base path `{path}` is on a network file system ({kind})")]
@@ -222,6 +226,9 @@ impl Error {
                 suggestion.as_ref().map(|name| format!("did you mean `{name}`?"))
             }
             Self::Unsafe { path } => Some(format!("`chmod o-w {path}`")),
+            Self::Stranger { path, .. } => Some(format!(
+                "`--base-path` names the base path you mean, also that one, if you trust `{path}`"
+            )),
             Self::Linked { path } => Some(format!("`rm {path}`, or link the whole base path")),
             Self::NetworkFileSystem { .. } => Some(
                 "changes made elsewhere are not announced there, and locks and links are not sound; move it to a local disk".into(),
@@ -249,7 +256,8 @@ pub fn find_base(flag: Option<&Utf8Path>) -> Result<Utf8PathBuf, Error> {
                 origin: Origin::Default,
                 source,
             })?;
-            return nearest_base(&here).ok_or(Error::NoBase { from: here });
+            let base = nearest_base(&here).ok_or(Error::NoBase { from: here })?;
+            return safety::check_owner(base);
         }
     };
     let found = canonical(&path).and_then(|path| {

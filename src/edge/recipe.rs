@@ -279,6 +279,17 @@ fn read_text(path: &Utf8Path) -> Result<(String, Timestamp), String> {
     if meta.mode() & 0o002 != 0 {
         return Err("can be written by everyone: `chmod o-w` it".into());
     }
+    // Nor one that somebody else left in a folder where all may add files: only ours, root's, and those of the folder's owner.
+    let folder = path.parent().and_then(|dir| std::fs::metadata(dir).ok());
+    let is_known = meta.uid() == 0
+        || meta.uid() == rustix::process::geteuid().as_raw()
+        || folder.is_some_and(|folder| folder.uid() == meta.uid());
+    if !is_known {
+        return Err(format!(
+            "belongs to another user (uid {}), whose commands are not run",
+            meta.uid()
+        ));
+    }
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
     let modified = Timestamp(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000);
     Ok((text, modified))

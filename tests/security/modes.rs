@@ -1,7 +1,7 @@
 //! Who may read and write what we make, whatever the umask; and what another local user gets to see.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -143,7 +143,6 @@ fn another_user_reads_states_but_no_words_and_writes_nothing() {
         assert!(!nobody(deed), "another user may: {deed}");
     }
     let (base, program) = (world.base.display(), PROGRAM);
-    assert!(nobody(&format!("{program} --base-path {base} status")));
     for wish in ["pause", "hold 1", "quit", "run --once"] {
         assert!(
             !nobody(&format!("{program} --base-path {base} {wish}")),
@@ -151,4 +150,50 @@ fn another_user_reads_states_but_no_words_and_writes_nothing() {
         );
     }
     world.cli(&["tinytask", "stop"]).tells(0, "ended");
+}
+
+/// In a folder such as /tmp anyone may put settings, and settings name commands: what nobody named is not obeyed.
+#[test]
+fn a_base_path_of_another_user_is_not_taken_because_it_lies_above() {
+    let world = World::new();
+    world.settings("", "[tinytask]\ncommand = [\"/bin/touch\", \"pwned\"]\n");
+    let here = world.base.join("somebody/works/here");
+    fs::create_dir_all(&here).expect("ours");
+    let status = || {
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("status")
+            .current_dir(&here)
+            .env_remove("CALYPSO_BASE_PATH")
+            .stdin(Stdio::null());
+        let out = command.output().expect("it starts");
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    chown(world.base.join("calypso.toml"), Some(65534), None).expect("root may");
+    let (code, error) = status();
+    assert_eq!(code, Some(2), "{error}");
+    assert!(
+        error.contains("belongs to another user (uid 65534), whose commands would be run"),
+        "{error}"
+    );
+    assert!(!world.base.join("pwned").exists() && !here.join("pwned").exists());
+    chown(world.base.join("calypso.toml"), Some(0), None).expect("root may");
+    assert_ne!(status().0, Some(2), "one's own is found as before");
+}
+
+#[test]
+fn a_recipe_of_another_user_is_not_run() {
+    let world = World::new();
+    world.write("recipes/coder.yaml", "title: t\nprompt: p\n");
+    fs::set_permissions(
+        world.base.join("recipes"),
+        fs::Permissions::from_mode(0o1777),
+    )
+    .expect("ours");
+    chown(world.base.join("recipes/coder.yaml"), Some(65534), None).expect("root may");
+    world.task("coder");
+    world.shows("recipes/coder.yaml cannot be used: belongs to another user (uid 65534), whose commands are not run");
 }

@@ -266,7 +266,8 @@ impl World {
         for task in &verdict.tasks {
             match &task.write {
                 Some(Write::PutBack { .. }) => {
-                    if self.put_back(task.key, verdict.run)?.is_err() {
+                    let done = self.put_back(task.key, verdict.run)?;
+                    if done.is_err() {
                         return Ok(Err(Failed));
                     }
                 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::Error;
 use crate::core::layout::Layout;
@@ -46,6 +46,26 @@ pub fn check_permissions(layout: &Layout) -> Result<Vec<String>, Error> {
         }
     }
     Ok(warnings)
+}
+
+/// A base path that nobody named, only found above the working directory, must be this user's, or root's: in a folder such as /tmp
+/// anyone may put a calypso.toml, and settings name commands.
+pub(super) fn check_owner(base: Utf8PathBuf) -> Result<Utf8PathBuf, Error> {
+    let own = rustix::process::geteuid().as_raw();
+    let layout = Layout::new(base.as_path());
+    for path in [layout.base().to_owned(), layout.config(), layout.state()] {
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.uid() != own && meta.uid() != 0 => {
+                let uid = meta.uid();
+                return Err(Error::Stranger { path, uid });
+            }
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Read { path, source });
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(base)
 }
 
 pub(super) fn is_writable_by_everyone(path: &Utf8Path) -> bool {

@@ -328,7 +328,7 @@ pub fn raw(call: &'static str, text: &str) -> Result<Value, Error> {
 pub fn merge(lists: Vec<Value>) -> Value {
     let mut rows: Vec<Value> = Vec::new();
     for mut list in lists {
-        if let Some(later) = list["tasks"].as_array_mut() {
+        if let Some(later) = list.get_mut("tasks").and_then(Value::as_array_mut) {
             let ids: HashSet<String> = later.iter().map(|row| row["id"].to_string()).collect();
             rows.retain(|row| !ids.contains(&row["id"].to_string()));
             rows.append(later);

@@ -48,7 +48,7 @@ fn one_life(world: &World, title: &str) {
     let writes: BTreeSet<String> = verdicts
         .iter()
         .filter(|verdict| verdict.tasks.iter().any(|task| task.write.is_some()))
-        .map(|verdict| format!("(run {})", verdict.run))
+        .map(|verdict| format!("(run {} ", verdict.run))
         .collect();
     let said = world.our_comments(task);
     assert_eq!(said.len(), writes.len(), "{title}: {said:?}");

@@ -184,8 +184,9 @@ impl<'a> World<'a> {
             pace.to_string()
         ]);
         // A storm kills a task's agent more often than any agent fails: what parks a task, or holds it for ever, is out of its way.
+        // Records stay, as each agent that ran is looked for in them.
         let settings = format!(
-            "settle = \"20ms\"\nstop_grace = \"500ms\"\nmax_attempts = 1000\nmax_runs_per_task = 1000\n\n[agent]\ncommand = {command}\n\n\
+            "settle = \"20ms\"\nstop_grace = \"500ms\"\nmax_attempts = 1000\nmax_runs_per_task = 1000\nkeep_per_task = 100000\n\n[agent]\ncommand = {command}\n\n\
              [tinytask]\nbuiltin = true\nlisten = \"{server}\"\n\n[queues.{BUILD}]\nconcurrency = 3\n\n[queues.{REVIEW}]\nconcurrency = 3\n"
         );
         let world = Self {

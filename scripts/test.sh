@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test, with the real goose among them; installs what is missing first. Arguments go to `cargo test`.
+# Runs every test, with the real goose among them; installs what is missing first. Arguments go to `cargo test`. The program is built
+# with kill points, for the tests that kill it there; no other build has them.
 #
 # CALYPSO_TEST_GOOSE=/path/to/goose takes that goose instead of the pinned one from npm (Linux on x86-64 only).
 set -euo pipefail
@@ -9,7 +10,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 # program:package, as Debian names them. A C compiler builds SQLite; npm fetches goose; agents of the tests are written in
 # sh, bash and python3; setpriv and unshare take away what root may do, so that a refusal can be tested.
-needs=(cc:build-essential npm:npm python3:python3 setpriv:util-linux unshare:util-linux tar:tar)
+needs=(cc:build-essential npm:npm python3:python3 setpriv:util-linux unshare:util-linux prlimit:util-linux tar:tar)
 [[ -z ${CALYPSO_TEST_GOOSE:-} ]] || needs=("${needs[@]/npm:npm/}")
 
 say "what the tests need"
@@ -36,4 +37,4 @@ echo "$("$CALYPSO_TEST_GOOSE" --version | tr -d ' ') at $CALYPSO_TEST_GOOSE"
 say "tests"
 # goose prints backtraces on every error when this is set, and its texts are what some tests read.
 unset RUST_BACKTRACE
-cargo test --locked "$@"
+cargo test --locked --features kill-points "$@"

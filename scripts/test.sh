@@ -35,6 +35,8 @@ export CALYPSO_TEST_GOOSE
 echo "$("$CALYPSO_TEST_GOOSE" --version | tr -d ' ') at $CALYPSO_TEST_GOOSE"
 
 say "tests"
+# Most tests wait for programs most of the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
 # goose prints backtraces on every error when this is set, and its texts are what some tests read.
 unset RUST_BACKTRACE
 cargo test --locked --features kill-points "$@"

@@ -308,10 +308,13 @@ fn tasks_deleted_on_purpose_wait_for_a_word_and_go_on_after_it() {
     let mut world = World::new().queue("coder", "claim; finish").start();
     let tasks: Vec<i64> = (0..5).map(|_| world.task("human", "open")).collect();
     is_known(&world, &tasks);
+    // Nor does it see them go one by one, as it may look at everything at any time.
+    send(world.daemon_pid(), Signal::SIGSTOP);
     for id in tasks {
         world.text("delete_task", &json!({"id": id}));
     }
     let next = world.task("coder", "waits for the word");
+    send(world.daemon_pid(), Signal::SIGCONT);
     world.looks_at_everything();
     world.eventually("it is said", |w| trouble(w) == "suspicious");
     // Neither time nor a restart is that word.

@@ -44,8 +44,12 @@ fn copy(from: &Path, to: &Path) {
     crate::space::sh(&format!("cp -a '{}' '{}'", from.display(), to.display()));
 }
 
-/// The rescan is far away: only what is heard counts.
 fn all_deeds(folder: &str) {
+    deeds(folder, &DEEDS);
+}
+
+/// The rescan is far away: only what is heard counts.
+fn deeds(folder: &str, deeds: &[(&str, Deed)]) {
     let mut world = World::new()
         .queue("work", "claim; finish")
         .queue("long", "claim; gate one; finish")
@@ -58,7 +62,7 @@ fn all_deeds(folder: &str) {
     let path = world.path(folder);
     let aside = world.path("aside");
     let outside = beside(&world, "outside");
-    for (number, (deed, act)) in DEEDS.iter().enumerate() {
+    for (number, (deed, act)) in deeds.iter().enumerate() {
         let said = world.read("daemon.log").matches("watched again").count();
         act(&path, &aside, &outside);
         world.eventually(deed, |w| {
@@ -117,8 +121,26 @@ fn recipes_is_deleted_exchanged_moved_and_linked() {
 }
 
 #[test]
-fn control_is_deleted_exchanged_moved_and_linked() {
-    all_deeds(".calypso/control");
+fn control_is_deleted_exchanged_and_moved() {
+    let unlinked = DEEDS.len() - 2;
+    deeds(".calypso/control", &DEEDS[..unlinked]);
+}
+
+#[test]
+fn control_as_a_symlink_is_refused_until_it_is_none() {
+    let world = World::new().queue("work", "claim; finish").start();
+    let (path, aside) = (world.path(".calypso/control"), world.path("aside"));
+    fs::rename(&path, &aside).expect("a rename");
+    symlink(&aside, &path).expect("a link");
+    world.eventually("it is refused", |w| {
+        w.read("daemon.log").contains("control` is a symlink")
+    });
+    let id = world.task("work", "waits");
+    assert_eq!(world.starts(), [""; 0]);
+    fs::remove_file(&path).expect("a link");
+    fs::rename(&aside, &path).expect("a rename");
+    world.at_length("it goes on by itself", |w| w.is_complete(id));
+    world.is_clean();
 }
 
 #[test]

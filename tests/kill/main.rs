@@ -53,7 +53,7 @@ fn with_bug(bug: &str, only: &str) -> Table {
 
 #[test]
 fn a_gate_left_open_is_found() {
-    let table = with_bug("gate-open", "S4:grouped");
+    let table = with_bug("gate-open", "S4:grouped,1,Nobody");
     assert!(table.doubled > 0, "{table}");
 }
 

@@ -195,6 +195,7 @@ pub(super) fn directed() -> Vec<Case> {
         // Between its age's check and "go" no daemon may think that it is dead.
         case(S::Plain, "S2:signals", Victim::Nobody(1500), nothing),
         case(S::Plain, "S2:young", Victim::Nobody(1500), nothing),
+        case(S::Plain, "S4:grouped", Victim::Nobody(1500), nothing),
         case(S::Plain, "S5:linked", Victim::Nobody(1500), nothing),
         case(S::Plain, "S6:recorded", Victim::Nobody(1500), nothing),
         case(S::Plain, "S5:linked", Victim::Daemon, nothing),

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::plan::{Arm, Case, Mode, Prank, Victim};
-use super::scenario::{Scenario, Work, assign, dead_pid, is_complete, write_pid_file};
+use super::scenario::{Scenario, Work, assign, is_complete, write_pid_file};
 use super::world::{Role, World, is_alive, is_stopped};
 
 /// Far more than anything takes on a loaded machine; only a failure waits for it.
@@ -270,7 +270,6 @@ impl Run<'_> {
     fn prank(&mut self, prank: Prank) {
         match prank {
             Prank::None => {}
-            Prank::Intrude => write_pid_file(self.world, self.work.tasks[0], dead_pid()),
             Prank::Outside => {
                 write_pid_file(self.world, self.work.tasks[0], self.world.bystander());
                 self.outside = Some(Instant::now());

@@ -37,8 +37,6 @@ pub(super) enum Mode {
 pub(super) enum Prank {
     /// The victim dies, nothing else.
     None,
-    /// A pid file of a dead process appears for the task.
-    Intrude,
     /// A pid file of the bystander appears for the task: somebody works on it by hand.
     Outside,
     /// Somebody completes the task in tinytask.
@@ -106,8 +104,9 @@ fn way(point: &'static str) -> (Scenario, Option<Arm>, &'static [u32]) {
             (S::Plain, None, &[1, 2, 3])
         }
         "S5:refused" | "S5:child-killed" => {
+            // Of somebody alive: a dead one's file would be cleared away by the daemon, perhaps before the shim comes to it.
             let intrude = Arm {
-                prank: Prank::Intrude,
+                prank: Prank::Outside,
                 victim: Victim::Nobody(0),
                 ..Arm::kill("S5:pid-written", 1)
             };
@@ -353,7 +352,6 @@ impl Case {
         };
         let pranks = [
             Prank::None,
-            Prank::Intrude,
             Prank::Outside,
             Prank::Complete,
             Prank::Take,

@@ -207,7 +207,7 @@ pub(super) fn write_pid_file(world: &World, task: i64, pid: i32) {
 }
 
 /// The number of a process that has been.
-pub(super) fn dead_pid() -> i32 {
+fn dead_pid() -> i32 {
     let mut child = std::process::Command::new("true").spawn().expect("true");
     let pid = child.id().cast_signed();
     child.wait().expect("it is ours");

@@ -59,12 +59,6 @@ pub(crate) const PLANTED: [(&str, Decide, u8); 17] = [
     ("work converges once faults stop", holds_for_ever, 0),
 ];
 
-/// Two more, on money.
-pub(crate) const SPENDTHRIFTS: [(&str, Decide, u8); 2] = [
-    ("attempts of a stay are bounded", forgets_the_past, 0),
-    ("runs of a task are bounded", allows_any_number, 0),
-];
-
 fn launches_twice(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     let mut decision = decide(seen, policy, now);
     let again: Vec<Action> = decision
@@ -215,14 +209,6 @@ fn forgets_the_past(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
         }
     }
     decide(&seen, policy, now)
-}
-
-fn allows_any_number(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
-    let policy = Policy {
-        max_runs_per_task: u32::MAX,
-        ..policy.clone()
-    };
-    decide(seen, &policy, now)
 }
 
 fn trusts_the_wall_clock(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {

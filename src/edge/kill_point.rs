@@ -7,7 +7,7 @@
 //! Safe after fork(2) in a process of one thread, as the shim and the child at its gate are: files are opened, written once with
 //! O_APPEND and closed, nothing is held. Decides nothing, and does not know who drives it (`tests/kill`).
 
-/// This process has come to `point`, one of [`ALL`].
+/// This process has come to `point`, one of `ALL`.
 #[cfg(not(feature = "kill-points"))]
 #[inline(always)]
 pub fn reach(_point: &str) {}

@@ -27,7 +27,7 @@ mod past;
 
 pub use past::{finish, history, list_runs, prune, recent, subjects};
 
-/// What is larger is no record: [`read`] does not take it, and so [`write`] refuses it. A run over
+/// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
 const RECORD_LIMIT: u64 = 128 << 20;
 /// Records beyond this size are written without line breaks: nobody reads them with `cat`.

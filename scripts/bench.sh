@@ -1,14 +1,29 @@
 #!/usr/bin/env bash
 # Measures what the docs say about speed, each row with a program of its own, and prints tables (`--json`: one object).
 #
-#   scripts/bench.sh [--only ROW] [--json] [--quick]
+#   scripts/bench.sh [--only ROW]... [--json] [--quick] [--times N]
+#
+# `--quick` measures each a few times and in a smaller world, `--times` so many times. The base paths lie in a folder of their own below
+# $TMPDIR, else below target/bench; it goes with the script. incron and inotifywait are measured where they are installed; on Debian,
+# root gets them installed.
 #
 # CALYPSO_WATCH_BIN=/path/to/calypso-watch measures that one instead of building a release.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # A row is a function `row_NAME` that prints a table, or with --json one JSON value, and is named here.
-rows=(tinytask)
+rows=(drop_to_exec landed_to_exec pid_to_exec drop_to_exec_10k landed_to_exec_10k pid_to_exec_10k tinytask)
+
+# From an event to the agent's first instruction, on a base path at rest: a file closed or renamed into inbound/ (with incron, a pipe of
+# inotifywait and the floor beside it), a task that landed in a queue, the pid file of the run before.
+row_drop_to_exec() { measured drop_to_exec "$@"; }
+row_landed_to_exec() { measured landed_to_exec "$@"; }
+row_pid_to_exec() { measured pid_to_exec "$@"; }
+
+# The same with 10,000 open tasks in 50 queues and 50,000 finished runs on disk.
+row_drop_to_exec_10k() { measured drop_to_exec_10k "$@"; }
+row_landed_to_exec_10k() { measured landed_to_exec_10k "$@"; }
+row_pid_to_exec_10k() { measured pid_to_exec_10k "$@"; }
 
 # get_my_queue and signup_for_task of the built-in tinytask: 0, 1,000 and 10,000 tasks, 1 and 8 clients.
 row_tinytask() { program bench_tinytask "$bin" "$@"; }
@@ -17,18 +32,27 @@ row_tinytask() { program bench_tinytask "$bin" "$@"; }
 program() {
     local name=$1
     shift
-    mkdir -p target/bench
-    rustc --edition 2024 -O -A unknown_lints -o "target/bench/$name" "examples/$name.rs" >&2
-    "target/bench/$name" "$@"
+    rustc --edition 2024 -O -A unknown_lints -o "$built/$name" "examples/$name.rs" >&2
+    "$built/$name" "$@"
+}
+
+# A row of examples/bench_rows, with its agent, which has neither libc nor runtime.
+measured() {
+    local row=$1
+    shift
+    [[ -x $built/bench_rows ]] || rustc --edition 2024 -O -A unknown_lints -o "$built/bench_rows" examples/bench_rows/main.rs >&2
+    [[ -x $built/agent ]] || rustc --edition 2024 -O -A unknown_lints -C panic=abort -C strip=symbols -C relocation-model=static \
+        -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static -o "$built/agent" examples/bench_rows/agent.rs >&2
+    "$built/bench_rows" "$row" "$bin" "$built/agent" "$scratch" "$@" "${times[@]}"
 }
 
 fail() {
     echo "error: $1" >&2
-    echo "hint: scripts/bench.sh [--only ROW] [--json] [--quick]; rows: ${rows[*]}" >&2
+    echo "hint: scripts/bench.sh [--only ROW]... [--json] [--quick] [--times N]; rows: ${rows[*]}" >&2
     exit 2
 }
 
-only=() json=() quick=()
+only=() json=() quick=() times=()
 while (($#)); do
     case $1 in
     --only)
@@ -38,6 +62,11 @@ while (($#)); do
         ;;
     --json) json=(--json) ;;
     --quick) quick=(--quick) ;;
+    --times)
+        [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "\`--times\` takes a number"
+        times=(--times "$2")
+        shift
+        ;;
     *) fail "\`$1\` is not known" ;;
     esac
     shift
@@ -50,8 +79,26 @@ if [[ -z $bin ]]; then
     bin=${CARGO_TARGET_DIR:-target}/release/calypso-watch
 fi
 
+# Whatever happens, nothing that was started goes on, and no base path stays.
+built=$PWD/target/bench
+mkdir -p "$built"
+scratch=$(mktemp -d "${TMPDIR:-$built}/bench.XXXXXX")
+clean() {
+    [[ ! -x $built/bench_rows ]] || "$built/bench_rows" end "$scratch"
+    rm -rf "$scratch"
+}
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+rm -f "$built/bench_rows" "$built/agent"
+
+if [[ " ${only[*]}" == *" drop_to_exec"* && $(id -u) == 0 ]] && ! command -v incrond inotifywait >/dev/null && command -v apt-get >/dev/null; then
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends incron inotify-tools; } >/dev/null ||
+        echo "incron and inotify-tools cannot be installed" >&2
+fi
+
 cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1 | tr -d '"\\')
-machine="${cpu:-unknown CPU}, $(nproc) cores, $(uname -srm)"
+machine="${cpu:-unknown CPU}, $(nproc) cores, $(uname -srm), $(stat -f -c %T "$scratch")"
 day=$(date -u +%Y-%m-%d)
 version=$("$bin" --version)
 

@@ -16,7 +16,7 @@ use crate::{Failure, Setup, fill, sys};
 /// After an event in tinytask's database the daemon looks again for this long, as the event comes before the commit is visible.
 pub const ECHO: Duration = Duration::from_millis(320);
 /// Nothing of tinytask's was touched.
-const CALM: Duration = Duration::from_millis(60);
+pub const CALM: Duration = Duration::from_millis(60);
 
 /// Writes a file into `inbound` and closes it there, or moves a closed one in; when, right before the close(2) or the rename(2).
 pub fn drop_file(outside: &Path, inbound: &Path, name: &str, rename: bool) -> Result<u64, Failure> {
@@ -56,7 +56,7 @@ fn world(setup: &Setup, is_filled: bool) -> Result<World, Failure> {
     };
     world.start()?;
     // The first run of each queue also pays for the daemon's own beginnings.
-    for n in 0..3 {
+    for n in 0..setup.times(200).min(3) {
         drop_one(&mut world, n, n % 2 == 0)?;
         land_one(&mut world, "warm", n % 2 == 0)?;
     }
@@ -65,7 +65,7 @@ fn world(setup: &Setup, is_filled: bool) -> Result<World, Failure> {
 
 // ── a file ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<f64, Failure> {
+pub fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<f64, Failure> {
     world.wait_quiet(0, CALM)?;
     let from = world.stamped()?;
     let inbound = world.base.join("inbound");

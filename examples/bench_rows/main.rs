@@ -17,15 +17,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use stats::Row;
 
+mod adopt;
+mod burst;
+mod disk;
 mod fill;
 mod http;
+mod idle;
 mod latency;
+mod launches;
+mod memory;
 mod peers;
 mod stats;
+mod status;
 mod sys;
 mod world;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a row found.
+pub enum Measured {
+    Row(Row),
+    /// One number, and how it came about, under a key of its own.
+    Headline(f64, &'static str, Row),
+}
 
 /// What was asked for.
 pub struct Setup {
@@ -87,27 +101,37 @@ fn main() -> Result<(), Failure> {
         is_quick,
         times,
     };
-    let measured = measure(row, &setup)?;
-    println!(
-        "{}",
-        if as_json {
-            measured.json()
-        } else {
-            measured.table()
+    let printed = match (measure(row, &setup)?, as_json) {
+        (Measured::Row(row), true) => row.json(),
+        (Measured::Row(row), false) => row.table(),
+        // The script puts the row's own key before it.
+        (Measured::Headline(number, key, more), true) => {
+            format!("{number:.3},\n\"{key}\": {}", more.json())
         }
-    );
+        (Measured::Headline(number, _, more), false) => {
+            Row::default().with(row, number).join(more).table()
+        }
+    };
+    println!("{printed}");
     Ok(())
 }
 
-fn measure(row: &str, setup: &Setup) -> Result<Row, Failure> {
+fn measure(row: &str, setup: &Setup) -> Result<Measured, Failure> {
     let (name, is_filled) = match row.strip_suffix("_10k") {
         Some(name) => (name, true),
         None => (row, false),
     };
     match name {
-        "drop_to_exec" => latency::drop_to_exec(setup, is_filled),
-        "landed_to_exec" => latency::landed_to_exec(setup, is_filled),
-        "pid_to_exec" => latency::pid_to_exec(setup, is_filled),
+        "drop_to_exec" => latency::drop_to_exec(setup, is_filled).map(Measured::Row),
+        "landed_to_exec" => latency::landed_to_exec(setup, is_filled).map(Measured::Row),
+        "pid_to_exec" => latency::pid_to_exec(setup, is_filled).map(Measured::Row),
+        "launches_per_s" => launches::launches_per_s(setup),
+        "idle" => idle::idle(setup).map(Measured::Row),
+        "memory" => memory::memory(setup).map(Measured::Row),
+        "fsync_ms" => disk::fsync_ms(setup),
+        "burst_100k" => burst::burst_100k(setup).map(Measured::Row),
+        "adopt_500_ms" => adopt::adopt_500_ms(setup),
+        "status_ms" => status::status_ms(setup),
         _ => Err(format!("there is no row `{row}`").into()),
     }
 }

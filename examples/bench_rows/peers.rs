@@ -3,7 +3,6 @@
 //! Each watches a directory of its own and starts the same tiny agent. None of them records anything, looks at anything twice, or
 //! knows whether the last one still runs.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -206,14 +205,4 @@ pub fn floor(args: &[String]) -> Result<(), Failure> {
             started?.wait()?;
         }
     }
-}
-
-/// `fsync`: a small file written and synced, which is what one durable record costs on this disk.
-pub fn sync_once(path: &Path) -> Result<f64, Failure> {
-    use std::io::Write as _;
-    let mut file = File::create(path)?;
-    file.write_all(&[b'x'; 500])?;
-    let begun = Instant::now();
-    file.sync_all()?;
-    Ok(begun.elapsed().as_secs_f64() * 1000.0)
 }

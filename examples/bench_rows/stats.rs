@@ -66,6 +66,11 @@ impl Row {
         self
     }
 
+    pub fn join(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     pub fn json(&self) -> String {
         let fields: Vec<String> = self
             .0

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub const KILL: c_int = 9;
-pub const TERM: c_int = 15;
 pub const CONT: c_int = 18;
 pub const STOP: c_int = 19;
 

@@ -15,6 +15,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # number, a second key after it says how it came about.
 rows=(drop_to_exec landed_to_exec pid_to_exec drop_to_exec_10k landed_to_exec_10k pid_to_exec_10k launches_per_s idle memory
     fsync_ms burst_100k adopt_500_ms status_ms tinytask build)
+# What scripts/plots.py draws; measured only where --only names it.
+more=(curves day)
 
 # From an event to the agent's first instruction, on a base path at rest: a file closed or renamed into inbound/ (with incron, a pipe of
 # inotifywait and the floor beside it), a task that landed in a queue, the pid file of the run before.
@@ -47,6 +49,12 @@ row_adopt_500_ms() { measured adopt_500_ms "$@"; }
 
 # `status` with 10,000 open tasks and 50,000 past runs, less what tinytask takes to list them.
 row_status_ms() { measured status_ms "$@"; }
+
+# The three latencies with more and more open tasks, past runs and queues (a quarter of an hour).
+row_curves() { measured curves "$@"; }
+
+# CPU and memory over a day of 2,000 launches, replayed within eight minutes.
+row_day() { measured day "$@"; }
 
 # The binary's size; without --quick also a cold release build, for which cargo has fetched everything before.
 row_build() {
@@ -89,7 +97,7 @@ measured() {
 
 fail() {
     echo "error: $1" >&2
-    echo "hint: scripts/bench.sh [--only ROW]... [--json] [--quick] [--times N]; rows: ${rows[*]}" >&2
+    echo "hint: scripts/bench.sh [--only ROW]... [--json] [--quick] [--times N]; rows: ${rows[*]}; for the plots: ${more[*]}" >&2
     exit 2
 }
 
@@ -97,7 +105,7 @@ only=() json=() quick=() times=()
 while (($#)); do
     case $1 in
     --only)
-        [[ -n ${2:-} && " ${rows[*]} " == *" $2 "* ]] || fail "\`--only\` takes one of the rows"
+        [[ -n ${2:-} && " ${rows[*]} ${more[*]} " == *" $2 "* ]] || fail "\`--only\` takes one of the rows"
         only+=("$2")
         shift
         ;;

@@ -101,7 +101,7 @@ pub fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
 // ── a task ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// From the answer, and from the call.
-fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(f64, f64), Failure> {
+pub fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(f64, f64), Failure> {
     let mut client = world.client()?;
     let waiting = match is_created {
         true => None,
@@ -148,7 +148,7 @@ pub fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
 /// What one hand-off took, from two beginnings.
 pub struct HandOff {
     /// From the pid file's removal.
-    unlinked: f64,
+    pub unlinked: f64,
     /// From the last act of the agent before: what the shim does at its end is in it too.
     ended: f64,
 }

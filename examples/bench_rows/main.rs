@@ -19,6 +19,8 @@ use stats::Row;
 
 mod adopt;
 mod burst;
+mod curves;
+mod day;
 mod disk;
 mod fill;
 mod http;
@@ -132,6 +134,8 @@ fn measure(row: &str, setup: &Setup) -> Result<Measured, Failure> {
         "burst_100k" => burst::burst_100k(setup).map(Measured::Row),
         "adopt_500_ms" => adopt::adopt_500_ms(setup),
         "status_ms" => status::status_ms(setup),
+        "curves" => curves::curves(setup).map(Measured::Row),
+        "day" => day::day(setup).map(Measured::Row),
         _ => Err(format!("there is no row `{row}`").into()),
     }
 }

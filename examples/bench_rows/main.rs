@@ -31,6 +31,7 @@ mod memory;
 mod peers;
 mod stats;
 mod status;
+mod steps;
 mod sys;
 mod world;
 

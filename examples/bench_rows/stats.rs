@@ -20,6 +20,9 @@ impl Times {
     pub fn len(&self) -> usize {
         self.0.len()
     }
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
     /// Nearest rank: so many of a hundred took no longer.
     pub fn at(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();

@@ -1,5 +1,7 @@
 //! `status`, `why`, `plan`: the same look and the same decision as the daemon's, put into words.
 
+use std::sync::Arc;
+
 use camino::Utf8Path;
 
 use super::{load, runtime, say};
@@ -357,7 +359,7 @@ impl Found {
     /// The dispatcher's run during which the task was created, and what had been dropped for it.
     fn birth(&self, created: Timestamp) -> Vec<StoryLine> {
         let inbound = runs::history(&self.looker.layout, RunSubject::Inbound).unwrap_or_default();
-        let during = |record: &&VerdictRecord| {
+        let during = |record: &&Arc<VerdictRecord>| {
             let began = record.started.as_ref().map(|m| m.wall.seconds());
             let ended = record.ended.as_ref().map(|m| m.wall.seconds());
             began.is_some_and(|at| at <= created.seconds())

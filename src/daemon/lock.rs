@@ -71,9 +71,20 @@ pub struct DaemonRecord {
     /// What it could not do at its last look, and tries again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-    /// Why nothing happens, for readers who do not want to look themselves.
+    /// Why nothing happens, for readers who do not want to look themselves. The first of them.
     pub holds: Vec<(String, Hold)>,
+    /// How many there are besides these.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub more_holds: usize,
 }
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about so")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Holds in a record: it is replaced whenever one of them changes, and `status` looks for itself.
+const MOST_HOLDS: usize = 1000;
 
 impl DaemonRecord {
     pub(super) fn new(
@@ -93,6 +104,7 @@ impl DaemonRecord {
         let holds = decision
             .holds
             .iter()
+            .take(MOST_HOLDS)
             .map(|(subject, hold)| (name(subject), hold.clone()))
             .collect();
         Self {
@@ -104,6 +116,7 @@ impl DaemonRecord {
             tinytask,
             trouble,
             holds,
+            more_holds: decision.holds.len().saturating_sub(MOST_HOLDS),
         }
     }
 }

@@ -339,6 +339,14 @@ impl Daemon {
                     () = timers.due(wake_at) => {
                         if timers.take_rescan() {
                             watch.verify();
+                            match self.rescan() {
+                                look::Rescan::Still => {
+                                    timers.rescanned(self.looker.config.rescan);
+                                    continue;
+                                }
+                                look::Rescan::Files => {}
+                                look::Rescan::Settings => self.reload(),
+                            }
                         }
                         if timers.take_tinytask() {
                             self.stuck.clear();
@@ -349,6 +357,20 @@ impl Daemon {
                 };
                 return Ok(self.leave(reason));
             };
+        }
+    }
+
+    /// Is there anything to look at? Where not, this was the look, as far as others can tell.
+    fn rescan(&mut self) -> look::Rescan {
+        let is_elsewhere = self.lock.place() != lock::Place::Ours;
+        match self.looker.rescan(&clock::now()) {
+            _ if is_elsewhere || self.trouble.is_some() || !self.failing.is_empty() => {
+                look::Rescan::Files
+            }
+            found => {
+                self.lock.touch();
+                found
+            }
         }
     }
 

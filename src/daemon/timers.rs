@@ -51,7 +51,7 @@ impl Timers {
     /// A look was taken: the slow ones count from here.
     pub(super) fn looked(&mut self, scope: Scope, is_database_watched: bool, rescan: Millis) {
         let now = Instant::now();
-        self.rescan = now + Duration::from_millis(rescan.0.max(1000));
+        self.rescanned(rescan);
         if scope == Scope::Everything {
             self.tinytask = now
                 + if is_database_watched {
@@ -61,6 +61,11 @@ impl Timers {
                 };
         }
         self.database.retain(|at| *at > now);
+    }
+
+    /// A rescan found nothing to look at.
+    pub(super) fn rescanned(&mut self, rescan: Millis) {
+        self.rescan = Instant::now() + Duration::from_millis(rescan.0.max(1000));
     }
 
     /// tinytask answered, or did not: then it is asked again, as nothing may tell that it is back.

@@ -352,6 +352,10 @@ impl Watch {
                 continue;
             }
             let path = self.layout.task_folder(task).into_std_path_buf();
+            // Each look asks for the folders that tasks wait for: no word with the watcher's thread over one that is not there.
+            if identity(&path).is_none() {
+                continue;
+            }
             self.place(&path, Area::Task(task));
             match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.tasks.insert(task)),
@@ -373,7 +377,9 @@ impl Watch {
     pub fn verify(&mut self) {
         for dir in &mut self.dirs {
             dir.has_failed = false;
-            if dir.identity.is_none() || identity(&dir.path) != dir.identity {
+            // One that is still missing is nothing new, and is only waited for.
+            let found = identity(&dir.path);
+            if found != dir.identity || (found.is_none() && dir.mode.is_some()) {
                 let path = dir.path.clone();
                 self.shared.lock().upset.entry(path).or_insert(true);
             }

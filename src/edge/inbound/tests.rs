@@ -33,7 +33,8 @@ impl Inbound {
         (name.as_ref().to_owned(), inode)
     }
     fn look(&self, now: Timestamp, known: &Closed) -> Vec<InboundEntry> {
-        look(self.path(), SETTLE, &GlobSet::empty(), now, known).expect("readable")
+        let names = &mut Names::default();
+        look(self.path(), names, SETTLE, &GlobSet::empty(), now, known).expect("readable")
     }
     fn state(&self, now: Timestamp, known: &Closed) -> InboundState {
         let mut all = self.look(now, known);

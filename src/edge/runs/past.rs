@@ -1,6 +1,8 @@
 //! Runs that are over: their verdicts, the history of a subject and of the base path, and when they are forgotten.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::sync::Arc;
 
 use camino::Utf8Path;
 
@@ -9,8 +11,8 @@ use super::{
     read_verdict, remove, settle_cleared,
 };
 use crate::core::History;
-use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
+use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};
+use crate::core::model::{Millis, RunId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{FileVerdict, VerdictRecord};
 use crate::edge::{files, kill_point};
 
@@ -75,18 +77,70 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
     Ok(())
 }
 
-/// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is.
+/// The subjects' records, of which one look may ask for ten thousand: most have none, which one call tells of each.
+#[derive(Debug)]
+pub struct Recorded<'a> {
+    layout: &'a Layout,
+    /// None where there is no runs/ yet.
+    runs: Option<files::Folder>,
+}
+
+impl<'a> Recorded<'a> {
+    /// Those below `layout`'s runs/.
+    pub fn open(layout: &'a Layout) -> Result<Self, Error> {
+        let path = layout.runs();
+        let runs = match files::Folder::open(&path) {
+            Ok(runs) => Some(runs),
+            Err(error) if files::is_absent(&error) => None,
+            Err(error) => return Err(io_error("open", &path)(error)),
+        };
+        Ok(Self { layout, runs })
+    }
+
+    /// As [`history_after`].
+    pub fn history(
+        &self,
+        subject: RunSubject,
+        earlier: Option<&History>,
+    ) -> Result<History, Error> {
+        let name = subject_dir(subject);
+        let has = |runs: &files::Folder| runs.has(&name);
+        let is_there = self.runs.as_ref().map_or(Ok(false), has);
+        if !is_there.map_err(io_error("look at", &self.layout.subject_runs(subject)))? {
+            return Ok(History::default());
+        }
+        match earlier {
+            Some(earlier) => history_after(self.layout, subject, earlier),
+            None => history(self.layout, subject),
+        }
+    }
+}
+
+/// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is. Empty where
+/// nothing is on record.
 pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
+    history_after(layout, subject, &History::default())
+}
+
+/// [`history`], where an earlier one is known: a verdict is written once, so only those that are not in it are read.
+pub fn history_after(
+    layout: &Layout,
+    subject: RunSubject,
+    earlier: &History,
+) -> Result<History, Error> {
     let folder = layout.subject_runs(subject);
     super::no_link(&folder)?;
+    let known: HashMap<RunId, &Arc<VerdictRecord>> =
+        (earlier.verdicts.iter()).map(|v| (v.run, v)).collect();
     let mut own = Vec::new();
-    let mut others: Vec<VerdictRecord> = Vec::new();
+    let mut others: Vec<Arc<VerdictRecord>> = Vec::new();
     for name in names(&folder)? {
         if let Some(dir) = RunDir::parse_dir(subject, &name) {
             own.push(dir);
         } else if is_link_name(&name) {
             let path = folder.join(&name);
-            others.extend(read(&path, || format!("{subject}/{name}"))?);
+            let verdict = read(&path, || format!("{subject}/{name}"))?;
+            others.extend(verdict.map(Arc::new));
         }
     }
     own.sort();
@@ -95,8 +149,12 @@ pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
     let mut verdicts = Vec::new();
     // Own runs stand in the order of their numbers, whatever the wall clock did meanwhile; others' are fitted in by time.
     for dir in &own {
-        let Some(verdict) = read_verdict(layout, dir)? else {
-            continue;
+        let verdict = match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
+            Some(verdict) => Arc::clone(verdict),
+            None => match read_verdict(layout, dir)? {
+                Some(verdict) => Arc::new(verdict),
+                None => continue,
+            },
         };
         while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall) {
             verdicts.push(other);
@@ -182,6 +240,7 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
         .seek(SeekFrom::End(0))
         .map_err(io_error("read", path))?;
     let mut newest_first: Vec<VerdictRecord> = Vec::new();
+    let mut known = HashSet::new();
     // What was read of the line that began before `start`.
     let mut rest: Vec<u8> = Vec::new();
     while newest_first.len() < limit && start > 0 {
@@ -212,10 +271,11 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
             let Ok(Some(verdict)) = parse::<VerdictRecord>(line, String::new) else {
                 continue;
             };
-            let is_known = newest_first
-                .iter()
-                .any(|known| known.run == verdict.run && known.judged == verdict.judged);
-            if newest_first.len() < limit && !is_known {
+            let is_new = |known: &mut HashSet<_>| {
+                let judged = &verdict.judged;
+                known.insert((verdict.run, judged.wall, judged.boot_id.clone(), judged.boot))
+            };
+            if newest_first.len() < limit && is_new(&mut known) {
                 newest_first.push(verdict);
             }
         }

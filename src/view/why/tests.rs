@@ -56,8 +56,8 @@ fn scene() -> Snapshot {
         class: FailureClass::Task,
         reason: "made no progress".into(),
     });
-    let history = seen.histories.entry(failed.run.subject).or_default();
-    history.verdicts.push(failed);
+    let history = Arc::make_mut(seen.histories.entry(failed.run.subject).or_default());
+    history.verdicts.push(Arc::new(failed));
     history.last_run = 1;
     seen.details.insert(id(8), Detail::NotFound);
     seen

@@ -81,9 +81,9 @@ impl Memory {
     }
 
     /// The newest task known to be open besides `but`: where that is gone, tinytask may be another one since the last whole look.
-    pub fn witness(&self, but: Option<TaskId>) -> Option<TaskKey> {
+    pub fn witness(&self, but: &BTreeSet<TaskId>) -> Option<TaskKey> {
         let mut newest = self.known_open.iter().rev();
-        newest.find(|key| Some(key.id) != but).copied()
+        newest.find(|key| !but.contains(&key.id)).copied()
     }
 
     /// To be written down.

@@ -20,8 +20,9 @@ use std::ffi::{OsStr, OsString};
 use camino::Utf8Path;
 
 use crate::core::Snapshot;
+use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
-use crate::core::model::{Now, ProcessId, RunSubject, TaskId};
+use crate::core::model::{Now, ProcessId, RunSubject, TaskId, Timestamp};
 use crate::edge::{
     config::Config, control, files, goose, inbound, process, runs, tinytask,
 };
@@ -38,12 +39,12 @@ pub use server::{Server, which_server};
 pub use still::Rescan;
 
 /// How much of tinytask a look asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// All open tasks.
     Everything,
-    /// Only what can change a decision: queues with a free slot, and what runs that ended have touched.
-    Queues,
+    /// Only what can change a decision: of these queues the ones with a free slot, and what runs that ended have touched.
+    Queues(Asked),
 }
 
 /// The base path could not be looked at.
@@ -64,6 +65,8 @@ pub struct Looker {
     pub config: Config,
     pub server: Server,
     pub tinytask: Option<tinytask::Tinytask>,
+    /// Where its database is on this machine.
+    pub hint: Option<tinytask::Hint>,
     pub memory: Memory,
     /// The PATH on which runs' programs are looked for: the live daemon's, where somebody else looks.
     pub path: Option<OsString>,
@@ -75,12 +78,14 @@ impl Looker {
         let layout = Layout::new(config.base.clone());
         let server = which_server(&config, &layout);
         let tinytask = server.client(&config);
+        let hint = server.db.as_deref().map(tinytask::Hint::new);
         let memory = Memory::of(&layout);
         Self {
             layout,
             config,
             server,
             tinytask,
+            hint,
             memory,
             path: process::Environment::own().os("PATH").map(OsStr::to_owned),
         }
@@ -102,12 +107,15 @@ impl Looker {
         {
             self.tinytask = server.client(&config);
         }
+        if server.db != self.server.db {
+            self.hint = server.db.as_deref().map(tinytask::Hint::new);
+        }
         self.server = server;
         self.config = config;
     }
 
     /// One look, at the moment `now`.
-    pub async fn look(&mut self, scope: Scope, now: &Now) -> Result<Snapshot, Error> {
+    pub async fn look(&mut self, scope: &Scope, now: &Now) -> Result<Snapshot, Error> {
         let mut seen = Snapshot::default();
         // Without a whole look after them, stamps tell nothing.
         let stamps = self.memory.stamps.take();
@@ -185,6 +193,12 @@ impl Looker {
             Some((*id, changed))
         };
         seen.folders = seen.tasks.keys().filter_map(changed).collect();
+    }
+
+    /// When a task's folder last changed; `None` where there is none.
+    pub fn folder(&self, id: TaskId) -> Option<Timestamp> {
+        let path = self.layout.task_folder(id);
+        files::modified(&path).filter(|_| path.is_dir())
     }
 }
 

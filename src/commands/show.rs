@@ -11,6 +11,7 @@ use crate::core::model::{Detail, Millis, Now, ProcessId, RunSubject, TaskId, Tim
 use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::{Action, Decision, Snapshot, Subject, Tinytask};
 use crate::daemon::{StoryEvent, read_story, running, said};
+use crate::edge::runs::Told;
 use crate::edge::{clock, config, files, goose, process, runs};
 use crate::look::{Looker, Scope, chain};
 use crate::report::{Exit, Failure};
@@ -139,11 +140,7 @@ impl Found {
 
     fn today(&self) -> Result<Today, Failure> {
         let midnight = clock::start_of_day(self.now.wall);
-        let verdicts = runs::recent(&self.looker.layout, DAY)?;
-        let verdicts: Vec<_> = verdicts
-            .into_iter()
-            .filter(|v| v.judged.wall >= midnight)
-            .collect();
+        let verdicts = runs::told_since(&self.looker.layout, midnight, DAY)?;
         Ok(Today {
             runs: count(&verdicts, |_| true),
             handed_on: count(&verdicts, |v| {
@@ -175,11 +172,11 @@ impl Found {
     }
 }
 
-fn count(verdicts: &[VerdictRecord], is: impl Fn(&VerdictRecord) -> bool) -> u32 {
+fn count(verdicts: &[Told], is: impl Fn(&Told) -> bool) -> u32 {
     verdicts.iter().filter(|verdict| is(verdict)).count() as u32
 }
 
-fn has(record: &VerdictRecord, is: impl Fn(&Verdict) -> bool) -> bool {
+fn has(record: &Told, is: impl Fn(&Verdict) -> bool) -> bool {
     record.tasks.iter().any(|task| is(&task.verdict))
 }
 

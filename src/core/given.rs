@@ -2,6 +2,8 @@
 //!
 //! Time is in seconds from an arbitrary moment.
 
+use std::sync::Arc;
+
 use crate::core::decide::decide;
 use crate::core::layout::RunDir;
 use crate::core::model::{

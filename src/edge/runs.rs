@@ -26,7 +26,9 @@ use crate::edge::kill_point::{self, is_planted};
 
 mod past;
 
-pub use past::{Recorded, finish, history, history_after, list_runs, prune, recent, subjects};
+pub use past::{
+    Recorded, Told, finish, history, history_after, list_runs, prune, recent, subjects, told_since,
+};
 
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.

@@ -1,6 +1,7 @@
 //! The daemon's loop, as `daemon::run` has it: timers, rings, rounds; and what it remembers between looks, which dies with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use calypso_watch::core::model::{
     Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey, Timestamp,
@@ -28,9 +29,9 @@ pub(crate) struct Memory {
     pub(crate) swept: BTreeMap<RunId, u32>,
     pub(crate) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     pub(crate) rechecked: BTreeSet<TaskId>,
-    pub(crate) histories: BTreeMap<RunSubject, History>,
+    pub(crate) histories: BTreeMap<RunSubject, Arc<History>>,
     pub(crate) subjects: Option<BTreeSet<RunSubject>>,
-    pub(crate) recent: Option<Vec<VerdictRecord>>,
+    pub(crate) recent: Option<Vec<Arc<VerdictRecord>>>,
 }
 
 impl Memory {
@@ -47,7 +48,7 @@ impl Memory {
             self.forget(RunSubject::Task(task.key.id));
         }
         if let Some(recent) = &mut self.recent {
-            recent.push(verdict.clone());
+            recent.push(Arc::new(verdict.clone()));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The base path as the simulator keeps it: what stands on disk, and what of it a power cut may take away again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
@@ -229,7 +230,7 @@ impl Disk {
         }
         verdicts.extend(others);
         History {
-            verdicts,
+            verdicts: verdicts.into_iter().map(Arc::new).collect(),
             marks: self.marks.get(&subject).cloned().unwrap_or_default(),
             last_run,
         }

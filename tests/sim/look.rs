@@ -1,6 +1,7 @@
 //! The look: what `look::Looker` would put into a `Snapshot` of this world, in its order, with time passing between its parts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
@@ -478,7 +479,7 @@ impl World {
             let from = disk.history.len().saturating_sub(RECENT);
             disk.history[from..]
                 .iter()
-                .map(|(_, verdict)| verdict.clone())
+                .map(|(_, verdict)| Arc::new(verdict.clone()))
                 .collect()
         });
         seen.recent.clone_from(recent);
@@ -505,7 +506,7 @@ impl World {
             let history = memory
                 .histories
                 .entry(*subject)
-                .or_insert_with(|| disk.past(*subject));
+                .or_insert_with(|| Arc::new(disk.past(*subject)));
             seen.histories.insert(*subject, history.clone());
         }
         memory

@@ -1,5 +1,7 @@
 //! Worlds with a planted bug, one for each law: a law that cannot be broken proves nothing.
 
+use std::sync::Arc;
+
 use calypso_watch::core::decide::decide;
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{Leftover, Now, RunId, RunSubject};
@@ -201,7 +203,7 @@ fn forgets_the_past(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     let mut seen = seen.clone();
     seen.recent.clear();
     for history in seen.histories.values_mut() {
-        history.verdicts.clear();
+        Arc::make_mut(history).verdicts.clear();
     }
     for run in &mut seen.runs {
         if let Some(spec) = &mut run.spec {

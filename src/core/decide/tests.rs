@@ -1,5 +1,7 @@
 //! Is the decision right? One sentence a test.
 
+use std::sync::Arc;
+
 use crate::core::given::{
     agent_alive, attempt, before, ended, failure, file, given, id, key, left_lying, leftover,
     leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, time, world,

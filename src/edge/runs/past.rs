@@ -5,15 +5,17 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
 use camino::Utf8Path;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{
-    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks,
+    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read, read_marks,
     read_verdict, remove, settle_cleared,
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};
-use crate::core::model::{Millis, RunId, RunSubject, TaskId, Timestamp};
-use crate::core::record::{FileVerdict, VerdictRecord};
+use crate::core::model::{Millis, Moment, RunId, RunSubject, TaskId, Timestamp};
+use crate::core::record::{FORMAT, FileVerdict, Verdict, VerdictRecord};
 use crate::edge::{files, kill_point};
 
 /// history.jsonl begins anew at this size, one older one is kept: some ten thousand verdicts each. Runs of open tasks keep their own
@@ -41,7 +43,7 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         kill_point::reach("finish:linked");
     }
     let path = layout.history();
-    let is_written = last(&path, TAIL)?
+    let is_written = last::<Told>(&path, TAIL, Timestamp(i64::MIN))?
         .iter()
         .any(|line| line.run == verdict.run && line.judged == verdict.judged);
     if !is_written {
@@ -193,13 +195,55 @@ pub fn subjects(layout: &Layout) -> Result<Vec<RunSubject>, Error> {
     Ok(subjects)
 }
 
+/// What sums over many verdicts need of each.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Told {
+    pub format: u32,
+    pub run: RunId,
+    pub judged: Moment,
+    pub tasks: Vec<ToldTask>,
+    /// Is there one?
+    pub failure: Option<IgnoredAny>,
+    pub cost: Option<f64>,
+}
+
+/// See [`Told`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct ToldTask {
+    pub verdict: Verdict,
+}
+
+/// A verdict's line in history.jsonl, or as much of it as is wanted.
+trait Line: DeserializeOwned {
+    fn about(&self) -> (u32, RunId, &Moment);
+}
+
+impl Line for VerdictRecord {
+    fn about(&self) -> (u32, RunId, &Moment) {
+        (self.format, self.run, &self.judged)
+    }
+}
+
+impl Line for Told {
+    fn about(&self) -> (u32, RunId, &Moment) {
+        (self.format, self.run, &self.judged)
+    }
+}
+
+/// The verdicts from `since` on, at most the last `limit`, oldest first, from history.jsonl.
+pub fn told_since(layout: &Layout, since: Timestamp, limit: usize) -> Result<Vec<Told>, Error> {
+    let mut told: Vec<Told> = last(&layout.history(), limit, since)?;
+    told.retain(|told| told.judged.wall >= since);
+    Ok(told)
+}
+
 /// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
 pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let path = layout.history();
     for written in [&path, &files::turned_over(&path)] {
         let found = files::identity(written).map_err(io_error("look at", written))?;
         if found.is_some() {
-            return last(&path, limit);
+            return last(&path, limit, Timestamp(i64::MIN));
         }
     }
     let mut all = Vec::new();
@@ -214,20 +258,21 @@ pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error
     Ok(all)
 }
 
-/// The last `limit` verdicts, oldest first, of a file that is turned over.
-fn last(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
-    let newer = tail(path, limit)?;
-    if newer.len() == limit {
+/// The last `limit` verdicts, oldest first, of a file that is turned over; as far as back to `since`, and perhaps some older ones.
+fn last<T: Line>(path: &Utf8Path, limit: usize, since: Timestamp) -> Result<Vec<T>, Error> {
+    let newer: Vec<T> = tail(path, limit, since)?;
+    let is_older = |first: &T| first.about().2.wall < since;
+    if newer.len() == limit || newer.first().is_some_and(is_older) {
         return Ok(newer);
     }
-    let mut all = tail(&files::turned_over(path), limit - newer.len())?;
+    let mut all = tail(&files::turned_over(path), limit - newer.len(), since)?;
     all.extend(newer);
     Ok(all)
 }
 
-/// Reads lines from the end in blocks until there are `limit` verdicts. Lines that are torn or foreign are skipped, and of two
-/// lines for one verdict one counts.
-fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+/// Reads lines from the end in blocks until there are `limit` verdicts, or one from before `since`. Lines that are torn or foreign are
+/// skipped, and of two lines for one verdict one counts.
+fn tail<T: Line>(path: &Utf8Path, limit: usize, since: Timestamp) -> Result<Vec<T>, Error> {
     const BLOCK: u64 = 64 << 10;
     // Grows within a line, so that a long one is not copied once for each block of it.
     let mut block = BLOCK;
@@ -239,11 +284,12 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let mut start = file
         .seek(SeekFrom::End(0))
         .map_err(io_error("read", path))?;
-    let mut newest_first: Vec<VerdictRecord> = Vec::new();
+    let mut newest_first: Vec<T> = Vec::new();
+    let mut is_enough = false;
     let mut known = HashSet::new();
     // What was read of the line that began before `start`.
     let mut rest: Vec<u8> = Vec::new();
-    while newest_first.len() < limit && start > 0 {
+    while newest_first.len() < limit && start > 0 && !is_enough {
         let mut bytes = Vec::new();
         let from = start.saturating_sub(block);
         file.seek(SeekFrom::Start(from))
@@ -268,14 +314,13 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
         };
         for line in complete.into_iter().rev() {
             // A newer line is skipped as a foreign one: history only informs; the run's own records are what refuses.
-            let Ok(Some(verdict)) = parse::<VerdictRecord>(line, String::new) else {
+            let Ok(verdict) = serde_json::from_slice::<T>(line) else {
                 continue;
             };
-            let is_new = |known: &mut HashSet<_>| {
-                let judged = &verdict.judged;
-                known.insert((verdict.run, judged.wall, judged.boot_id.clone(), judged.boot))
-            };
-            if newest_first.len() < limit && is_new(&mut known) {
+            let (format, run, judged) = verdict.about();
+            is_enough |= judged.wall < since;
+            let is_known = |known: &mut HashSet<_>| !known.insert((run, judged.wall, judged.boot));
+            if format <= FORMAT && newest_first.len() < limit && !is_known(&mut known) {
                 newest_first.push(verdict);
             }
         }

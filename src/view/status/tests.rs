@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::core::decide::decide;
 use crate::core::model::{FileKey, Leftover, ProcessId, RunSubject, TaskStatus};

@@ -16,6 +16,8 @@ mod conversations;
 mod crowds;
 #[path = "tinytask/files.rs"]
 mod files;
+#[path = "tinytask/hint.rs"]
+mod hint;
 #[path = "tinytask/lifecycle.rs"]
 mod lifecycle;
 #[path = "tinytask/model.rs"]

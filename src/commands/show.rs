@@ -15,7 +15,9 @@ use crate::edge::runs::Told;
 use crate::edge::{clock, config, files, goose, process, runs};
 use crate::look::{Looker, Scope, chain};
 use crate::report::{Exit, Failure};
-use crate::view::{self, Daemon, PlanInput, StatusInput, StoryLine, TinytaskLine, Today, WhyInput};
+use crate::view::{
+    self, Daemon, PlanInput, Start, StatusInput, StoryLine, TinytaskLine, Today, WhyInput,
+};
 
 /// More verdicts than a day brings.
 const DAY: usize = 20_000;
@@ -291,6 +293,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         now: &found.now,
         daemon: found.daemon.clone(),
         story,
+        start: found.start(task),
         time,
     };
     if why.json {
@@ -351,6 +354,17 @@ impl Found {
         }));
         story.sort_by_key(|line| line.at);
         Ok(story)
+    }
+
+    /// How the newest run of the task came to be.
+    fn start(&self, id: TaskId) -> Option<Start> {
+        let layout = &self.looker.layout;
+        let subject = RunSubject::Task(id);
+        let runs = runs::list_runs(layout, subject).ok()?;
+        let newest = runs.iter().max_by_key(|dir| dir.id.number)?;
+        let spec = runs::read_spec(layout, newest).ok()??;
+        let state = runs::read_state(layout, newest).ok()?;
+        Some(Start::of(&spec, state.as_ref()))
     }
 
     /// The dispatcher's run during which the task was created, and what had been dropped for it.

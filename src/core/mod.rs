@@ -27,6 +27,7 @@ pub mod layout;
 pub mod model;
 pub mod policy;
 pub mod record;
+mod time;
 pub mod verdict;
 
 #[cfg(test)]

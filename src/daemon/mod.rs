@@ -246,6 +246,10 @@ impl Daemon {
         let mut rounds = 0;
         let mut has_looked = false;
         loop {
+            // Settings or recipes may name another one by now.
+            if let Err(error) = watch.watch_database(self.looker.server.db.as_deref()) {
+                warn!(error = chain(&error), "tinytask's database is not watched");
+            }
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
             let asked = self.attention.take();
@@ -288,11 +292,7 @@ impl Daemon {
                     Acted::Failed
                 }
             };
-            timers.looked(
-                &scope,
-                self.looker.server.db.is_some(),
-                self.looker.config.rescan,
-            );
+            timers.looked(&scope, self.is_told(&watch), self.looker.config.rescan);
             // After `looked`, which sets the slow timer that this one may shorten.
             timers.answered(&answered);
 
@@ -435,7 +435,7 @@ impl Daemon {
 
     /// Is every change of tinytask's told, by its database? Else each wake is about everything.
     fn is_told(&self, watch: &Watch) -> bool {
-        self.looker.hint.is_some() && watch.hears_database()
+        watch.hears_database(self.looker.server.db.as_deref())
     }
 
     /// Hears what changed in tinytask's database.

@@ -25,6 +25,7 @@ pub mod layout;
 pub mod model;
 pub mod policy;
 pub mod record;
+pub mod trust;
 pub mod verdict;
 
 #[cfg(test)]

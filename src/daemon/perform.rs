@@ -12,13 +12,14 @@ use crate::core::record::{
     Baseline, BaselineTask, EndedRecord, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord,
     Write,
 };
+use crate::core::trust::is_gone;
 use crate::core::{Action, Decision, Launch, Mark, Run, Snapshot, StopCause};
 use crate::edge::config::Leftovers;
 use crate::edge::control::{self, Control};
 use crate::edge::files::Durability;
 use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, goose, inbound, process, runs, tinytask};
-use crate::look::{chain, is_gone, is_still_runnable};
+use crate::look::{chain, is_still_runnable};
 
 /// How long a sweep may take; what outlives it is held against the run.
 const SWEEP_TIME: Millis = Millis::secs(5);
@@ -289,7 +290,7 @@ impl Daemon {
     /// Looks between two whole ones see a queue or two, and could start another server's tasks before they know it by that. So one
     /// task that the last whole look saw is asked for first; where it is gone, everything is looked at once more.
     async fn is_witness_gone(&self, launched: Option<TaskId>) -> Result<bool, Error> {
-        let witness = self.looker.memory.witness(launched);
+        let witness = self.looker.memory.trust.witness(launched);
         let (Some(tinytask), Some(witness)) = (&self.looker.tinytask, witness) else {
             return Ok(false);
         };

@@ -30,7 +30,7 @@ mod memory;
 mod processes;
 mod server;
 
-pub use asking::{is_gone, is_still_runnable};
+pub use asking::is_still_runnable;
 pub use memory::Memory;
 pub use server::{Server, which_server};
 

@@ -10,7 +10,14 @@ fn a_quick_benchmark_prints_its_row_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let said = Command::new(root.join("scripts/bench.sh"))
-        .args(["--quick", "--json", "--times", "1", "--only", "drop_to_exec"])
+        .args([
+            "--quick",
+            "--json",
+            "--times",
+            "1",
+            "--only",
+            "drop_to_exec",
+        ])
         .env("CALYPSO_WATCH_BIN", env!("CARGO_BIN_EXE_calypso-watch"))
         .env("TMPDIR", folder.path())
         .output()

@@ -8,6 +8,8 @@
     reason = "tests read the environment and write plain files"
 )]
 
+#[path = "tinytask/answers.rs"]
+mod answers;
 #[path = "tinytask/client.rs"]
 mod client;
 #[path = "tinytask/conversations.rs"]
@@ -16,6 +18,8 @@ mod conversations;
 mod crowds;
 #[path = "tinytask/files.rs"]
 mod files;
+#[path = "tinytask/hint.rs"]
+mod hint;
 #[path = "tinytask/lifecycle.rs"]
 mod lifecycle;
 #[path = "tinytask/model.rs"]

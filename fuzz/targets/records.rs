@@ -91,7 +91,7 @@ pub(super) fn decide_on_records(data: &[u8]) {
         folders: [(id, Timestamp(0))].into(),
         troubles: names.lines().map(str::to_owned).collect(),
         odd_pid_names: names.lines().map(str::to_owned).collect(),
-        recent: verdict.iter().cloned().collect(),
+        recent: verdict.iter().cloned().map(Into::into).collect(),
         ..Snapshot::default()
     };
     seen.inbound = names

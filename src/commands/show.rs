@@ -1,5 +1,7 @@
 //! `status`, `why`, `plan`: the same look and the same decision as the daemon's, put into words.
 
+use std::sync::Arc;
+
 use camino::Utf8Path;
 
 use super::{load, runtime, say};
@@ -9,10 +11,13 @@ use crate::core::model::{Detail, Millis, Now, ProcessId, RunSubject, TaskId, Tim
 use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::{Action, Decision, Snapshot, Subject, Tinytask};
 use crate::daemon::{StoryEvent, read_story, running, said};
+use crate::edge::runs::Told;
 use crate::edge::{clock, config, files, goose, process, runs};
 use crate::look::{Looker, Scope, chain};
 use crate::report::{Exit, Failure};
-use crate::view::{self, Daemon, PlanInput, StatusInput, StoryLine, TinytaskLine, Today, WhyInput};
+use crate::view::{
+    self, Daemon, PlanInput, Start, StatusInput, StoryLine, TinytaskLine, Today, WhyInput,
+};
 
 /// More verdicts than a day brings.
 const DAY: usize = 20_000;
@@ -137,11 +142,7 @@ impl Found {
 
     fn today(&self) -> Result<Today, Failure> {
         let midnight = clock::start_of_day(self.now.wall);
-        let verdicts = runs::recent(&self.looker.layout, DAY)?;
-        let verdicts: Vec<_> = verdicts
-            .into_iter()
-            .filter(|v| v.judged.wall >= midnight)
-            .collect();
+        let verdicts = runs::told_since(&self.looker.layout, midnight, DAY)?;
         Ok(Today {
             runs: count(&verdicts, |_| true),
             handed_on: count(&verdicts, |v| {
@@ -173,11 +174,11 @@ impl Found {
     }
 }
 
-fn count(verdicts: &[VerdictRecord], is: impl Fn(&VerdictRecord) -> bool) -> u32 {
+fn count(verdicts: &[Told], is: impl Fn(&Told) -> bool) -> u32 {
     verdicts.iter().filter(|verdict| is(verdict)).count() as u32
 }
 
-fn has(record: &VerdictRecord, is: impl Fn(&Verdict) -> bool) -> bool {
+fn has(record: &Told, is: impl Fn(&Verdict) -> bool) -> bool {
     record.tasks.iter().any(|task| is(&task.verdict))
 }
 
@@ -292,6 +293,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         now: &found.now,
         daemon: found.daemon.clone(),
         story,
+        start: found.start(task),
         time,
     };
     if why.json {
@@ -354,10 +356,21 @@ impl Found {
         Ok(story)
     }
 
+    /// How the newest run of the task came to be.
+    fn start(&self, id: TaskId) -> Option<Start> {
+        let layout = &self.looker.layout;
+        let subject = RunSubject::Task(id);
+        let runs = runs::list_runs(layout, subject).ok()?;
+        let newest = runs.iter().max_by_key(|dir| dir.id.number)?;
+        let spec = runs::read_spec(layout, newest).ok()??;
+        let state = runs::read_state(layout, newest).ok()?;
+        Some(Start::of(&spec, state.as_ref()))
+    }
+
     /// The dispatcher's run during which the task was created, and what had been dropped for it.
     fn birth(&self, created: Timestamp) -> Vec<StoryLine> {
         let inbound = runs::history(&self.looker.layout, RunSubject::Inbound).unwrap_or_default();
-        let during = |record: &&VerdictRecord| {
+        let during = |record: &&Arc<VerdictRecord>| {
             let began = record.started.as_ref().map(|m| m.wall.seconds());
             let ended = record.ended.as_ref().map(|m| m.wall.seconds());
             began.is_some_and(|at| at <= created.seconds())

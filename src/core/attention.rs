@@ -252,3 +252,134 @@ impl Waits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::decide::decide;
+    use crate::core::given::{World, ended, id, now, queue, run, time, world};
+    use crate::core::model::Outcome;
+
+    /// Looks at this world once, as if only these queues had been asked; says what was decided.
+    fn look(attention: &mut Attention, world: World, asked: &[&str]) -> (Snapshot, Decision) {
+        let covered = asked.iter().map(|name| queue(name)).collect();
+        let World { seen, policy } = world.but(|seen| {
+            seen.coverage = Coverage::Queues(covered);
+            seen.tasks
+                .retain(|_, task| asked.contains(&task.assigned_to.as_deref().unwrap_or_default()));
+        });
+        let decision = decide(&seen, &policy, &now(0));
+        attention.looked(&seen, &decision);
+        (seen, decision)
+    }
+
+    fn only(names: &[&str]) -> Asked {
+        Asked::Only(names.iter().map(|name| queue(name)).collect())
+    }
+
+    #[test]
+    fn at_first_everything_is_asked_then_only_what_is_heard_of() {
+        let mut attention = Attention::default();
+        assert_eq!(attention.take(), Asked::All);
+        assert!(!attention.is_called_for());
+        assert_eq!(attention.take(), only(&[]));
+        attention.hear(News::Queue(queue("coder")));
+        assert!(attention.is_called_for());
+        assert_eq!(attention.take(), only(&["coder"]));
+    }
+
+    #[test]
+    fn a_task_that_waits_for_a_run_is_asked_about_when_one_changes() {
+        let mut attention = Attention::default();
+        attention.take();
+        let world = world()
+            .recipe("coder", &[])
+            .recipe("devops", &[])
+            .run(run("1/1", "coder"))
+            .task(1, "coder")
+            .task(2, "coder")
+            .task(3, "devops");
+        look(&mut attention, world, &["coder", "devops"]);
+        attention.hear(News::Machine);
+        assert_eq!(attention.take(), only(&[]));
+        attention.hear(News::Runs);
+        assert_eq!(attention.take(), only(&["coder"]));
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_folder_is_asked_about_when_that_comes_and_no_more_once_it_has_it()
+    {
+        let mut attention = Attention::default();
+        attention.take();
+        let without = world()
+            .recipe("coder", &[])
+            .task(1, "coder")
+            .but(|seen| seen.folders.clear());
+        look(&mut attention, without, &["coder"]);
+        assert_eq!(attention.folders().collect::<Vec<_>>(), [(id(1), None)]);
+        attention.hear(News::Task(id(2)));
+        assert_eq!(attention.take(), only(&[]));
+        attention.hear(News::Task(id(1)));
+        assert_eq!(attention.take(), only(&["coder"]));
+        look(
+            &mut attention,
+            world().recipe("coder", &[]).task(1, "coder"),
+            &["coder"],
+        );
+        attention.hear(News::Task(id(1)));
+        assert_eq!(attention.take(), only(&[]));
+    }
+
+    #[test]
+    fn the_earliest_wait_is_kept_while_others_are_looked_at_and_read_anew_by_a_look_at_all() {
+        let mut attention = Attention::default();
+        let waits = |until| Decision {
+            wake_at: until,
+            ..Decision::default()
+        };
+        let seen = world().seen;
+        attention.looked(&seen, &waits(Some(time(9))));
+        attention.looked(&seen, &waits(None));
+        attention.looked(&seen, &waits(Some(time(12))));
+        assert_eq!(attention.wake_at(), Some(time(9)));
+        attention.take();
+        assert_eq!(attention.wake_at(), None, "that was a look at all");
+    }
+
+    #[test]
+    fn after_a_verdict_the_queues_of_its_tasks_and_whoever_waited_for_a_run_are_asked() {
+        let mut attention = Attention::default();
+        attention.take();
+        let over = ended("1/1", "architect", Outcome::Exited(0));
+        let world = world()
+            .recipe("architect", &[])
+            .recipe("product", &[])
+            .run(over)
+            .task(1, "product")
+            .detail(1, 3);
+        let (seen, decision) = look(&mut attention, world, &["architect", "product"]);
+        assert!(
+            matches!(decision.actions[..], [Action::RecordVerdict { .. }]),
+            "{:?}",
+            decision.actions
+        );
+        attention.acted(&seen, &decision);
+        assert_eq!(attention.take(), only(&["architect", "product"]));
+    }
+
+    #[test]
+    fn a_tinytask_that_does_not_answer_makes_everything_news() {
+        let mut attention = Attention::default();
+        attention.take();
+        let seen = Snapshot {
+            tinytask: Tinytask::Unreachable {
+                since: crate::core::given::moment(0),
+                error: "refused".into(),
+                hint: None,
+            },
+            ..Snapshot::default()
+        };
+        attention.looked(&seen, &Decision::default());
+        assert_eq!(attention.take(), Asked::All);
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! Time is in seconds from an arbitrary moment.
 
+use std::sync::Arc;
+
 use crate::core::decide::decide;
 use crate::core::layout::RunDir;
 use crate::core::model::{
@@ -380,7 +382,7 @@ impl World {
     }
     pub(super) fn run(self, run: Run) -> Self {
         self.but(|seen| {
-            let history = seen.histories.entry(run.dir.id.subject).or_default();
+            let history = Arc::make_mut(seen.histories.entry(run.dir.id.subject).or_default());
             history.last_run = history.last_run.max(run.dir.id.number);
             seen.runs.push(run);
         })
@@ -388,7 +390,8 @@ impl World {
     /// A past verdict: in its subject's history, and among the recent ones.
     pub(super) fn past(self, record: VerdictRecord) -> Self {
         self.but(|seen| {
-            let history = seen.histories.entry(record.run.subject).or_default();
+            let record = Arc::new(record);
+            let history = Arc::make_mut(seen.histories.entry(record.run.subject).or_default());
             history.last_run = history.last_run.max(record.run.number);
             history.verdicts.push(record.clone());
             seen.recent.push(record);

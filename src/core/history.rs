@@ -2,7 +2,7 @@
 //!
 //! Nothing here is remembered between looks: it follows from the verdicts on disk each time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::core::model::{
     FileKey, Moment, Now, Outcome, QueueName, RunId, RunSubject, Task, TaskKey,
@@ -290,12 +290,20 @@ impl Standing {
 pub struct PastFiles<'a>(HashMap<&'a str, Vec<(&'a VerdictRecord, &'a FileVerdict)>>);
 
 impl<'a> PastFiles<'a> {
-    /// Of the runs over inbound/ that no `retry` has forgiven, oldest first.
-    pub fn new(history: &'a History) -> Self {
+    /// Of the runs over inbound/ that no `retry` has forgiven, oldest first; of the files that lie there, as one past run may have taken
+    /// a hundred thousand others away.
+    pub fn new(history: &'a History, lying: HashSet<&str>) -> Self {
         let mut by_name: HashMap<&str, Vec<_>> = HashMap::new();
+        if lying.is_empty() {
+            return Self(by_name);
+        }
         let counts = |r: &&VerdictRecord| !is_forgiven(r, RunSubject::Inbound, &history.marks);
-        for record in history.verdicts.iter().filter(counts) {
-            for file in &record.files {
+        for record in history.verdicts.iter().map(AsRef::as_ref).filter(counts) {
+            for file in record
+                .files
+                .iter()
+                .filter(|f| lying.contains(&*f.file.name))
+            {
                 by_name
                     .entry(&file.file.name)
                     .or_default()

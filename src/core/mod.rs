@@ -16,6 +16,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub mod layout;
 pub mod model;
 pub mod policy;
 pub mod record;
+mod time;
+pub mod trust;
 pub mod verdict;
 
 #[cfg(test)]
@@ -71,9 +74,10 @@ pub struct Snapshot {
     pub inbound: Vec<InboundEntry>,
     pub controls: Controls,
     /// Past runs of subjects that have any, for every subject in `tasks` and for inbound/.
-    pub histories: BTreeMap<RunSubject, History>,
+    /// Shared with whoever took the look, as the next one mostly finds the same.
+    pub histories: BTreeMap<RunSubject, Arc<History>>,
     /// The last verdicts, oldest first: for provider and environment holds, fairness and `status`.
-    pub recent: Vec<VerdictRecord>,
+    pub recent: Vec<Arc<VerdictRecord>>,
 }
 
 impl Snapshot {
@@ -290,7 +294,7 @@ pub struct Controls {
 /// Past runs of one subject: verdicts of its own runs, and of others' runs that touched it, oldest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    pub verdicts: Vec<VerdictRecord>,
+    pub verdicts: Vec<Arc<VerdictRecord>>,
     pub marks: Marks,
     /// Highest run number ever used.
     pub last_run: u32,

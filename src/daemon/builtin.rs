@@ -1,8 +1,8 @@
 //! Starting the built-in tinytask, where `builtin = true`: a process of its own that outlives the daemon.
 
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -16,6 +16,8 @@ use crate::edge::{files, kill_point, process};
 
 /// How long it may take until it listens.
 const START_TIME: Duration = Duration::from_secs(10);
+/// So often it is started where somebody kills it at its start.
+const STARTS: u32 = 5;
 /// Between two tries of something that is about to come.
 const TRY: Duration = Duration::from_millis(5);
 /// Tries until a server that holds its lock has said who it is.
@@ -88,8 +90,9 @@ fn said(layout: &Layout) -> Option<ProcessId> {
 
 /// Starts it, unless it runs already or is not chosen.
 ///
-/// Interleaving survived: two starters at once. The server itself takes the lock before it listens, so one of the two servers
-/// refuses and exits, and both starters find the other one listening.
+/// Interleavings survived: two starters at once. The server itself takes the lock before it listens, so one of the two servers
+/// refuses and exits, and both starters find the other one listening. Somebody kills the server before it listens: that is no reason
+/// of its own, and it is started again.
 pub async fn start_builtin(
     config: &Config,
     layout: &Layout,
@@ -102,8 +105,29 @@ pub async fn start_builtin(
         || "127.0.0.1:3000".to_owned(),
         |address| address.to_string(),
     );
+    let mut starts = 1;
+    loop {
+        match start(layout, exe, &address).await? {
+            Started::Serves(builtin) => return Ok(Some(builtin)),
+            Started::Killed(_) if starts < STARTS => starts += 1,
+            Started::Killed(status) => {
+                let why = format!("it was killed {STARTS} times at its start: {status}");
+                return Err(Error::Builtin { why });
+            }
+        }
+    }
+}
+
+/// What came of one start.
+enum Started {
+    Serves(Builtin),
+    /// By a signal, before it listened.
+    Killed(ExitStatus),
+}
+
+async fn start(layout: &Layout, exe: &Utf8Path, address: &str) -> Result<Started, Error> {
     if files::is_held_at(&layout.tinytask_lock()).unwrap_or(true) {
-        return Ok(Some(Builtin::found(layout).await));
+        return Ok(Started::Serves(Builtin::found(layout).await));
     }
     let failed = |why: String| Error::Builtin { why };
     let log_path = layout.state().join("tinytask.log");
@@ -122,7 +146,7 @@ pub async fn start_builtin(
             "tinytask",
             "serve",
             "--listen",
-            &address,
+            address,
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -134,12 +158,15 @@ pub async fn start_builtin(
     info!(pid = child.id(), address, "started the built-in tinytask");
     // That somebody answers at the address is not enough: the port may be another program's.
     let listening = async {
-        while !is_serving(layout, &address).await {
+        while !is_serving(layout, address).await {
             if let Ok(Some(status)) = child.try_wait() {
                 // Another starter's server was faster: it is as good as ours.
                 if files::is_held_at(&layout.tinytask_lock()).unwrap_or(false) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     continue;
+                }
+                if status.signal().is_some() {
+                    return Ok(Some(status));
                 }
                 let said = std::fs::read_to_string(&log_path).unwrap_or_default();
                 let last = said
@@ -154,14 +181,20 @@ pub async fn start_builtin(
             }
             tokio::time::sleep(TRY).await;
         }
-        Ok(())
+        Ok(None)
     };
     match tokio::time::timeout(START_TIME, listening).await {
         Ok(result) => {
-            result?;
+            if let Some(status) = result? {
+                return Ok(Started::Killed(status));
+            }
             kill_point::reach("builtin:serves");
             let server = process::identity(child.id().cast_signed());
-            Ok(Some(Builtin::watched(layout, Some(child), server)))
+            Ok(Started::Serves(Builtin::watched(
+                layout,
+                Some(child),
+                server,
+            )))
         }
         Err(_) => Err(failed(format!(
             "it does not listen at {address}; see `.calypso/tinytask.log`"

@@ -4,6 +4,7 @@
 //! never work.
 
 use std::collections::BTreeMap;
+use std::mem::{Discriminant, discriminant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -52,11 +53,19 @@ impl StoryEvent {
     }
 }
 
+/// What was last said of a subject: a hold without its figures, which change at each look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Held(Discriminant<Hold>),
+    /// A file in inbound/ that only waits for its run.
+    Settled,
+}
+
 /// Writes the story.
 pub(super) struct Journal {
     layout: Layout,
     /// What was last said of each subject.
-    holds: BTreeMap<Subject, String>,
+    holds: BTreeMap<Subject, Said>,
     tasks: BTreeMap<TaskId, (Option<String>, TaskStatus)>,
     tinytask: Option<&'static str>,
     is_failing: bool,
@@ -74,18 +83,29 @@ impl Journal {
     }
 
     fn write(&mut self, event: &StoryEvent) {
+        self.write_all(std::slice::from_ref(event));
+    }
+
+    /// In one piece, as a look may find a hundred thousand files at once.
+    fn write_all(&mut self, events: &[StoryEvent]) {
+        if events.is_empty() {
+            return;
+        }
         let path = self.layout.log();
         if files::is_larger(&path, ROTATE) {
             kill_point::reach("log:before-rotation");
             files::turn_over(&path).ok();
             kill_point::reach("log:rotated");
         }
-        let mut line = serde_json::to_string(event).unwrap_or_default();
+        let lines: Vec<String> = (events.iter())
+            .map(|event| serde_json::to_string(event).unwrap_or_default())
+            .collect();
+        let mut lines = lines.join("\n");
         if self.is_failing {
             // A full disk may have taken the beginning of the last line; this one must not become its end.
-            line.insert(0, '\n');
+            lines.insert(0, '\n');
         }
-        match files::append_line(&path, &line, 0o644) {
+        match files::append_line(&path, &lines, 0o644) {
             Ok(()) => self.is_failing = false,
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
@@ -216,20 +236,22 @@ impl Journal {
     fn seen_tasks(&mut self, seen: &Snapshot, at: Timestamp) {
         let news: Vec<&Task> = (seen.tasks.values())
             .filter(|task| {
-                self.tasks.get(&task.id) != Some(&(task.assigned_to.clone(), task.status))
+                let known = self.tasks.get(&task.id);
+                known.is_none_or(|known| (&known.0, known.1) != (&task.assigned_to, task.status))
             })
             .collect();
+        let mut events = Vec::new();
         for task in news {
             self.tasks
                 .insert(task.id, (task.assigned_to.clone(), task.status));
-            let event = StoryEvent {
+            events.push(StoryEvent {
                 task: Some(task.id),
                 queue: task.assigned_to.clone(),
                 text: task.status.to_string(),
                 ..StoryEvent::new(at, "seen")
-            };
-            self.write(&event);
+            });
         }
+        self.write_all(&events);
         if seen.coverage == Coverage::Everything {
             self.tasks.retain(|id, _| seen.tasks.contains_key(id));
         }
@@ -237,6 +259,7 @@ impl Journal {
 
     fn seen_holds(&mut self, seen: &Snapshot, decision: &Decision, at: Timestamp) {
         let mut said = BTreeMap::new();
+        let mut events = Vec::new();
         for (subject, hold) in &decision.holds {
             // The run's own lines tell these.
             let is_told = matches!(hold, Hold::Running { .. })
@@ -245,8 +268,8 @@ impl Journal {
             if is_told {
                 continue;
             }
-            let kind = kind(hold);
-            if self.holds.get(subject) != Some(&kind) {
+            let now = Said::Held(discriminant(hold));
+            if self.holds.get(subject) != Some(&now) {
                 let mut event = StoryEvent {
                     hold: Some(hold.clone()),
                     ..StoryEvent::new(at, "hold")
@@ -259,42 +282,34 @@ impl Journal {
                     Subject::Inbound(file) => event.text.clone_from(&file.name),
                     Subject::Everything => {}
                 }
-                self.write(&event);
+                events.push(event);
             }
-            said.insert(subject.clone(), kind);
+            said.insert(subject.clone(), now);
         }
         for entry in &seen.inbound {
             let subject = Subject::Inbound(entry.key.clone());
-            let is_new = !self.holds.contains_key(&subject) && !said.contains_key(&subject);
+            let before = self.holds.get(&subject);
+            let is_new = before.is_none() && !said.contains_key(&subject);
             if is_new && matches!(entry.state, InboundState::Settled { .. }) {
-                self.write(&StoryEvent {
+                events.push(StoryEvent {
                     text: entry.key.name.clone(),
                     ..StoryEvent::new(at, "inbound")
                 });
-                said.insert(subject, "settled".into());
-            } else if let Some(kind) = self.holds.get(&subject) {
-                said.entry(subject).or_insert_with(|| kind.clone());
+                said.insert(subject, Said::Settled);
+            } else if let Some(before) = before {
+                said.entry(subject).or_insert(*before);
             }
         }
+        self.write_all(&events);
         // What a narrower look did not ask about is still as it was said.
-        for (subject, kind) in std::mem::take(&mut self.holds) {
+        for (subject, before) in std::mem::take(&mut self.holds) {
             let is_unasked = matches!(&subject, Subject::Task(id) if !seen.tasks.contains_key(id));
             if is_unasked && seen.coverage != Coverage::Everything {
-                said.entry(subject).or_insert(kind);
+                said.entry(subject).or_insert(before);
             }
         }
         self.holds = said;
     }
-}
-
-/// A hold without its figures, which change at each look.
-fn kind(hold: &Hold) -> String {
-    let value = serde_json::to_value(hold).unwrap_or_default();
-    value
-        .get("hold")
-        .and_then(|kind| kind.as_str())
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// The story's lines that `wanted` wants, oldest first; torn and foreign lines are passed over.

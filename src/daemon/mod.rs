@@ -246,6 +246,10 @@ impl Daemon {
         let mut rounds = 0;
         let mut has_looked = false;
         loop {
+            // Settings or recipes may name another one by now.
+            if let Err(error) = watch.watch_database(self.looker.server.db.as_deref()) {
+                warn!(error = chain(&error), "tinytask's database is not watched");
+            }
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
             let asked = self.attention.take();
@@ -288,11 +292,7 @@ impl Daemon {
                     Acted::Failed
                 }
             };
-            timers.looked(
-                &scope,
-                self.looker.server.db.is_some(),
-                self.looker.config.rescan,
-            );
+            timers.looked(&scope, self.is_told(&watch), self.looker.config.rescan);
             // After `looked`, which sets the slow timer that this one may shorten.
             timers.answered(&answered);
 
@@ -411,8 +411,7 @@ impl Daemon {
         let is_told = self.is_told(watch);
         if timers.take_rescan() {
             watch.verify();
-            self.rescan();
-            return true;
+            return self.rescan(timers);
         }
         if timers.take_tinytask() {
             self.stuck.clear();
@@ -436,7 +435,7 @@ impl Daemon {
 
     /// Is every change of tinytask's told, by its database? Else each wake is about everything.
     fn is_told(&self, watch: &Watch) -> bool {
-        self.looker.hint.is_some() && watch.hears_database()
+        watch.hears_database(self.looker.server.db.as_deref())
     }
 
     /// Hears what changed in tinytask's database.
@@ -454,8 +453,9 @@ impl Daemon {
         }
     }
 
-    /// What no event told: folders of tasks that wait for something in them, and what has no events.
-    fn rescan(&mut self) {
+    /// What no event told: files that changed, folders of tasks that wait for something in them, and what has no events. Whether it calls
+    /// for a look; where it does not, this was one as far as others can tell.
+    fn rescan(&mut self, timers: &mut Timers) -> bool {
         self.attention.hear(News::Machine);
         let changed: Vec<_> = (self.attention.folders())
             .filter(|(task, known)| self.looker.folder(*task) != *known)
@@ -463,6 +463,21 @@ impl Daemon {
         for (task, _) in changed {
             self.attention.hear(News::Task(task));
         }
+        let found = self.looker.rescan(&clock::now());
+        if found == look::Rescan::Settings {
+            self.reload();
+            self.wants_everything = true;
+        }
+        let is_still = found == look::Rescan::Still
+            && self.lock.place() == lock::Place::Ours
+            && self.trouble.is_none()
+            && self.failing.is_empty()
+            && !self.attention.is_called_for();
+        if is_still {
+            self.lock.touch();
+            timers.rescanned(self.looker.config.rescan);
+        }
+        !is_still
     }
 
     /// Look, decide, perform, once.

@@ -71,7 +71,7 @@ impl Timers {
     /// A look was taken: the slow ones count from here.
     pub(super) fn looked(&mut self, scope: &Scope, is_database_watched: bool, rescan: Millis) {
         let now = Instant::now();
-        self.rescan = now + Duration::from_millis(rescan.0.max(1000));
+        self.rescanned(rescan);
         if *scope == Scope::Everything {
             self.tinytask = now
                 + if is_database_watched {
@@ -80,6 +80,11 @@ impl Timers {
                     TINYTASK
                 };
         }
+    }
+
+    /// A rescan found nothing to look at.
+    pub(super) fn rescanned(&mut self, rescan: Millis) {
+        self.rescan = Instant::now() + Duration::from_millis(rescan.0.max(1000));
     }
 
     /// How long to rest after a look that took this long: looks keep a gap that grows with their cost once they come without end, so

@@ -14,7 +14,8 @@ use camino::Utf8PathBuf;
 
 use crate::core::Controls;
 use crate::core::layout::{Layout, parse_subject_dir, subject_dir};
-use crate::core::model::{QueueName, RunSubject};
+use crate::core::model::{QueueName, RunSubject, Timestamp};
+use crate::edge::files::Names;
 
 const RELEASE_TINYTASK: &str = "release-tinytask";
 
@@ -66,16 +67,15 @@ impl Control {
 }
 
 /// Looks at all control files. A missing directory means there are none; names that mean nothing are listed as odd,
-/// escaped so that they can be printed.
-pub fn look(layout: &Layout) -> io::Result<Controls> {
+/// escaped so that they can be printed. They are read again only when `names`, which are those of the look before, may be others by now.
+pub fn look(layout: &Layout, names: &mut Names, now: Timestamp) -> io::Result<Controls> {
     let mut controls = Controls::default();
-    let entries = match std::fs::read_dir(layout.control()) {
-        Ok(entries) => entries,
+    let names = match names.read(&layout.control(), now) {
+        Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(controls),
         Err(error) => return Err(error),
     };
-    for entry in entries {
-        let name = entry?.file_name();
+    for name in names {
         match name.to_str().and_then(Control::parse) {
             Some(Control::PauseAll) => controls.pause_all = true,
             Some(Control::Pause(queue)) => drop(controls.paused.insert(queue)),
@@ -141,6 +141,11 @@ fn path(layout: &Layout, control: &Control) -> Utf8PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::clock;
+
+    fn look(layout: &Layout) -> io::Result<Controls> {
+        super::look(layout, &mut Names::default(), clock::wall())
+    }
 
     fn base() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().expect("a temporary folder");

@@ -10,6 +10,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::core::model::Timestamp;
 use crate::edge::kill_point;
 
+mod stamp;
+
+pub use stamp::{Folder, Names, Stamp};
+
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {

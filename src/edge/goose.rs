@@ -392,10 +392,6 @@ pub fn find_program(program: &str) -> Option<Utf8PathBuf> {
 
 /// As [`find_program`], on somebody else's PATH.
 pub fn find_program_on(program: &str, path: Option<&OsStr>) -> Option<Utf8PathBuf> {
-    let is_program = |path: &Utf8Path| {
-        std::fs::metadata(path)
-            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
     if program.contains('/') {
         return Some(Utf8PathBuf::from(program)).filter(|path| is_program(path));
     }
@@ -403,6 +399,30 @@ pub fn find_program_on(program: &str, path: Option<&OsStr>) -> Option<Utf8PathBu
         .filter_map(|dir| Utf8PathBuf::from_path_buf(dir).ok())
         .map(|dir| dir.join(program))
         .find(|path| is_program(path))
+}
+
+fn is_program(path: &Utf8Path) -> bool {
+    std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Programs where they were last found, on one PATH: while one is there, nothing is searched.
+#[derive(Debug, Default)]
+pub struct Programs(BTreeMap<String, Utf8PathBuf>);
+
+impl Programs {
+    /// Would [`find_program_on`] find it?
+    pub fn has(&mut self, program: &str, path: Option<&OsStr>) -> bool {
+        if self.0.get(program).is_some_and(|found| is_program(found)) {
+            return true;
+        }
+        self.0.remove(program);
+        let found = find_program_on(program, path);
+        let has = found.is_some();
+        self.0
+            .extend(found.map(|found| (program.to_owned(), found)));
+        has
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::fs::{DirEntry, FileType, Metadata};
+use std::fs::{FileType, Metadata};
 use std::hash::Hasher as _;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -24,6 +24,7 @@ use globset::GlobSet;
 
 use crate::core::model::{FileKey, Millis, Timestamp};
 use crate::core::{InboundEntry, InboundState};
+use crate::edge::files::Names;
 
 /// A file that is written for longer than this is taken all the same.
 const ENDLESS: Millis = Millis::secs(10);
@@ -36,32 +37,33 @@ const DEPTH: usize = 32;
 pub type Closed = HashMap<OsString, (u64, Option<Timestamp>)>;
 
 /// All entries of `dir` that may be requests, in order of name; the ones to be ignored are left out. A missing directory has none.
+/// Its names are read again only when `names`, which are those of the look before, may be others by now.
 pub fn look(
     dir: &Utf8Path,
+    names: &mut Names,
     settle: Millis,
     ignore: &GlobSet,
     now: Timestamp,
     known: &Closed,
 ) -> io::Result<Vec<InboundEntry>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
+    let names = match names.read(dir, now) {
+        Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut seen = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        if is_ignored(&name, ignore) {
+    let mut seen = Vec::with_capacity(names.len());
+    for name in names {
+        if is_ignored(name, ignore) {
             continue;
         }
-        match entry.metadata() {
-            Ok(meta) => seen.push(inspect(&entry, &name, &meta, settle, now, known)),
+        let path = dir.as_std_path().join(name);
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) => seen.push(inspect(&path, name, &meta, settle, now, known)),
             // Taken away since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => seen.push(InboundEntry {
                 key: FileKey {
-                    name: escape(&name),
+                    name: escape(name),
                     inode: 0,
                     modified: 0,
                 },
@@ -107,7 +109,7 @@ pub fn escape(name: &OsStr) -> String {
 }
 
 fn inspect(
-    entry: &DirEntry,
+    path: &Path,
     name: &OsStr,
     meta: &Metadata,
     settle: Millis,
@@ -121,9 +123,9 @@ fn inspect(
     };
     let kind = meta.file_type();
     let state = if kind.is_file() {
-        file_state(entry, name, meta, settle, now, known)
+        file_state(path, name, meta, settle, now, known)
     } else if kind.is_dir() {
-        match tree(entry) {
+        match tree(path, meta) {
             Ok(newest) => {
                 key.modified = newest.modified.0;
                 settled_after(newest.changed, settle, now)
@@ -153,14 +155,16 @@ fn odd_kind(kind: FileType) -> &'static str {
 }
 
 fn file_state(
-    entry: &DirEntry,
+    path: &Path,
     name: &OsStr,
     meta: &Metadata,
     settle: Millis,
     now: Timestamp,
     known: &Closed,
 ) -> InboundState {
-    if let Err(error) = rustix::fs::access(entry.path(), rustix::fs::Access::READ_OK) {
+    // The owner's own bit settles it (inode(7)); of others' files access(2) knows, ACLs and all.
+    let is_own = meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o400 != 0;
+    if !is_own && let Err(error) = rustix::fs::access(path, rustix::fs::Access::READ_OK) {
         return InboundState::Odd(format!("cannot be read: {}", io::Error::from(error)));
     }
     let seen = known
@@ -226,13 +230,12 @@ struct Newest {
     changed: Timestamp,
 }
 
-fn tree(entry: &DirEntry) -> io::Result<Newest> {
-    let meta = entry.metadata()?;
+fn tree(path: &Path, meta: &Metadata) -> io::Result<Newest> {
     let mut newest = Newest {
-        modified: mtime(&meta),
-        changed: changed(&meta),
+        modified: mtime(meta),
+        changed: changed(meta),
     };
-    walk(&entry.path(), TREE, &mut |_, meta| {
+    walk(path, TREE, &mut |_, meta| {
         newest.modified = newest.modified.max(mtime(meta));
         newest.changed = newest.changed.max(changed(meta));
     })?;

@@ -6,6 +6,7 @@
 //! made that way is not found.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -13,7 +14,7 @@ use camino::Utf8Path;
 use serde::Deserialize;
 
 use crate::core::model::{Parameter, QueueName, Recipe, Timestamp};
-use crate::edge::files;
+use crate::edge::files::{self, Names, Stamp};
 
 mod template;
 
@@ -35,55 +36,68 @@ pub fn list(
         .collect()
 }
 
-/// What a file is, as far as stat(2) tells: device, inode, size, mtime and ctime, which no write leaves as they are.
-type Identity = (u64, u64, u64, i64, i64, i64, i64);
-
 /// Recipes as last read, so that a look reads only those that changed.
 #[derive(Debug, Default)]
-pub struct Known(BTreeMap<(QueueName, String), (Identity, Result<Recipe, String>)>);
+pub struct Known {
+    names: Names,
+    recipes: BTreeMap<(QueueName, String), (Stamp, Result<Recipe, String>)>,
+}
+
+/// What lies in recipes/.
+#[derive(Debug)]
+pub struct Listed {
+    /// As [`list`].
+    pub recipes: Vec<(QueueName, Result<Recipe, String>)>,
+    /// As [`odd_names`].
+    pub odd: Vec<String>,
+    /// Why the names cannot be read, where there is a folder.
+    pub trouble: Option<io::Error>,
+}
 
 impl Known {
-    /// As [`list`].
-    pub fn list(
+    /// All names in recipes/, as last read.
+    pub fn names(&self) -> &[OsString] {
+        self.names.last()
+    }
+
+    /// The queues of recipes that could be read.
+    pub fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.recipes.keys().map(|(queue, _)| queue)
+    }
+
+    /// As [`list`], and what else there is to say of the folder.
+    pub fn look(
         &mut self,
         recipes: &Utf8Path,
         chosen: &BTreeMap<QueueName, String>,
-    ) -> Vec<(QueueName, Result<Recipe, String>)> {
-        let mut before = std::mem::take(&mut self.0);
+        now: Timestamp,
+    ) -> Listed {
+        let (names, trouble) = match self.names.read(recipes, now) {
+            Ok(names) => (names, None),
+            Err(error) => (&[][..], Some(error)),
+        };
+        let names = visible(names.iter().cloned());
+        let odd = odd_of(names.clone());
+        let mut before = std::mem::take(&mut self.recipes);
         let mut listed = Vec::new();
-        for (queue, file) in files_by_queue(recipes, chosen) {
+        for (queue, file) in by_queue(names, chosen) {
             let key = (queue, file);
-            let identity = identity(&recipes.join(&key.1));
-            let recipe = match (before.remove(&key), identity) {
+            let stamp = Stamp::of(recipes.join(&key.1));
+            let recipe = match (before.remove(&key), stamp) {
                 (Some((old, recipe)), Some(new)) if old == new => recipe,
                 _ => load(recipes, &key.0, &key.1),
             };
             listed.push((key.0.clone(), recipe.clone()));
-            if let Some(identity) = identity {
-                self.0.insert(key, (identity, recipe));
+            if let Some(stamp) = stamp.filter(|stamp| !stamp.is_fresh(now)) {
+                self.recipes.insert(key, (stamp, recipe));
             }
         }
-        listed
+        Listed {
+            recipes: listed,
+            odd,
+            trouble: trouble.filter(|error| !files::is_absent(error)),
+        }
     }
-}
-
-fn identity(path: &Utf8Path) -> Option<Identity> {
-    let meta = std::fs::metadata(path).ok()?;
-    let times = (
-        meta.mtime(),
-        meta.mtime_nsec(),
-        meta.ctime(),
-        meta.ctime_nsec(),
-    );
-    Some((
-        meta.dev(),
-        meta.ino(),
-        meta.size(),
-        times.0,
-        times.1,
-        times.2,
-        times.3,
-    ))
 }
 
 fn load(recipes: &Utf8Path, queue: &QueueName, file: &str) -> Result<Recipe, String> {
@@ -92,7 +106,11 @@ fn load(recipes: &Utf8Path, queue: &QueueName, file: &str) -> Result<Recipe, Str
 
 /// Names in recipes/ that cannot be a queue's, escaped so that they can be printed.
 pub fn odd_names(recipes: &Utf8Path) -> Vec<String> {
-    let mut odd: Vec<String> = names(recipes)
+    odd_of(names(recipes))
+}
+
+fn odd_of(names: Vec<Result<String, String>>) -> Vec<String> {
+    let mut odd: Vec<String> = names
         .into_iter()
         .filter_map(|name| match name {
             Ok(name) => {
@@ -110,8 +128,15 @@ fn files_by_queue(
     recipes: &Utf8Path,
     chosen: &BTreeMap<QueueName, String>,
 ) -> BTreeMap<QueueName, String> {
+    by_queue(names(recipes), chosen)
+}
+
+fn by_queue(
+    names: Vec<Result<String, String>>,
+    chosen: &BTreeMap<QueueName, String>,
+) -> BTreeMap<QueueName, String> {
     let mut files: BTreeMap<QueueName, String> = BTreeMap::new();
-    let mut names: Vec<String> = names(recipes).into_iter().flatten().collect();
+    let mut names: Vec<String> = names.into_iter().flatten().collect();
     // `.yaml` comes after `.json` in this order and so wins; `.yml`, which goose does not read, only where nothing else is.
     names.sort_by_key(|name| {
         (
@@ -140,12 +165,13 @@ fn names(recipes: &Utf8Path) -> Vec<Result<String, String>> {
     let Ok(entries) = std::fs::read_dir(recipes) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .map(|entry| {
-            entry
-                .file_name()
-                .into_string()
+    visible(entries.flatten().map(|entry| entry.file_name()))
+}
+
+fn visible(names: impl Iterator<Item = OsString>) -> Vec<Result<String, String>> {
+    names
+        .map(|name| {
+            name.into_string()
                 .map_err(|name| name.as_encoded_bytes().escape_ascii().to_string())
         })
         .filter(|name| !name.as_ref().is_ok_and(|name| name.starts_with('.')))

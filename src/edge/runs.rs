@@ -7,6 +7,7 @@
 //! the name in that very moment, is moved back, and is out of sight for some microseconds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,7 +26,9 @@ use crate::edge::kill_point::{self, is_planted};
 
 mod past;
 
-pub use past::{finish, history, list_runs, prune, recent, subjects};
+pub use past::{
+    Recorded, Told, finish, history, history_after, list_runs, prune, recent, subjects, told_since,
+};
 
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
@@ -410,10 +413,13 @@ pub struct PidFile {
     pub pid: Result<i32, String>,
 }
 
-/// What lies in running_tasks/ besides pid files of `runs`, and the names there that mean nothing to us.
+/// What lies in running_tasks/ besides pid files of `runs`, and the names there that mean nothing to us. They are read again only
+/// when `names`, which are those of the look before, may be others by now.
 pub fn foreign_pid_files(
     layout: &Layout,
     runs: &[RunDir],
+    names: &mut files::Names,
+    now: Timestamp,
 ) -> Result<(BTreeMap<RunSubject, PidFile>, Vec<String>), Error> {
     let ours: BTreeSet<(u64, u64)> = runs
         .iter()
@@ -421,7 +427,13 @@ pub fn foreign_pid_files(
         .collect();
     let mut found = BTreeMap::new();
     let mut odd = Vec::new();
-    for name in names(&layout.running_tasks())? {
+    let folder = layout.running_tasks();
+    let names = match names.read(&folder, now) {
+        Ok(names) => names,
+        Err(error) if files::is_absent(&error) => &[],
+        Err(error) => return Err(io_error("list", &folder)(error)),
+    };
+    for name in names.iter().map(|name| printable(name)) {
         let Some(subject) = name.strip_suffix(".pid").and_then(parse_subject_dir) else {
             // One that is being cleared is nobody's concern.
             if !files::is_temporary(&name) {
@@ -583,12 +595,16 @@ fn names(dir: &Utf8Path) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(io_error("list", dir))?.file_name();
-        names.push(name.to_str().map_or_else(
-            || name.as_encoded_bytes().escape_ascii().to_string(),
-            str::to_owned,
-        ));
+        names.push(printable(&name));
     }
     Ok(names)
+}
+
+fn printable(name: &OsStr) -> String {
+    name.to_str().map_or_else(
+        || name.as_encoded_bytes().escape_ascii().to_string(),
+        str::to_owned,
+    )
 }
 
 fn write<T: Serialize>(path: &Utf8Path, record: &T, durability: Durability) -> Result<(), Error> {

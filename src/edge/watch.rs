@@ -237,6 +237,8 @@ pub struct Watch {
     tasks: BTreeSet<TaskId>,
     /// The kernel's limit was reached before all of them were watched.
     has_unwatched_tasks: bool,
+    /// tinytask's SQLite file, as it was named to us.
+    database: Option<Utf8PathBuf>,
 }
 
 /// A directory that is to be watched all the time.
@@ -273,6 +275,7 @@ pub fn start(layout: &Layout, db: Option<&Utf8Path>) -> Result<Watch, Error> {
         dirs: Vec::new(),
         tasks: BTreeSet::new(),
         has_unwatched_tasks: false,
+        database: None,
     };
     let folders = [
         (layout.base().to_owned(), Area::Base, None),
@@ -285,18 +288,10 @@ pub fn start(layout: &Layout, db: Option<&Utf8Path>) -> Result<Watch, Error> {
     for (path, area, mode) in folders {
         watch.add_dir(path.into_std_path_buf(), area, mode)?;
     }
-    if let Some(db) = db
-        && let Some((dir, name)) = db.parent().zip(db.file_name())
-    {
-        // Its symlinks resolved, as the server writes to the real one.
-        let dir = dir.canonicalize_utf8().unwrap_or_else(|_| dir.to_owned());
-        watch.shared.lock().database = vec![name.into(), format!("{name}-wal").into()];
-        match watch.add_dir(dir.into_std_path_buf(), Area::Database, None) {
-            Ok(()) | Err(Error::Missing { .. }) => {}
-            Err(error) => return Err(error),
-        }
+    match watch.watch_database(db) {
+        Ok(()) | Err(Error::Missing { .. }) => Ok(watch),
+        Err(error) => Err(error),
     }
-    Ok(watch)
 }
 
 impl Watch {
@@ -361,6 +356,10 @@ impl Watch {
                 continue;
             }
             let path = self.layout.task_folder(task).into_std_path_buf();
+            // Each look asks for the folders that tasks wait for: no word with the watcher's thread over one that is not there.
+            if identity(&path).is_none() {
+                continue;
+            }
             self.place(&path, Area::Task(task));
             match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.tasks.insert(task)),
@@ -382,7 +381,9 @@ impl Watch {
     pub fn verify(&mut self) {
         for dir in &mut self.dirs {
             dir.has_failed = false;
-            if dir.identity.is_none() || identity(&dir.path) != dir.identity {
+            // One that is still missing is nothing new, and is only waited for.
+            let found = identity(&dir.path);
+            if found != dir.identity || (found.is_none() && dir.mode.is_some()) {
                 let path = dir.path.clone();
                 self.shared.lock().upset.entry(path).or_insert(true);
             }
@@ -405,13 +406,46 @@ impl Watch {
         gone.map(|dir| name(&dir.path)).chain(tasks).collect()
     }
 
-    /// Is tinytask's database watched?
-    pub fn hears_database(&self) -> bool {
+    /// Watches this SQLite file of tinytask's, and no other any more. Its directory may be missing, and is watched once it comes.
+    ///
+    /// # Errors
+    /// `Missing`: each rescan looks for it; any other: it is not watched.
+    pub fn watch_database(&mut self, db: Option<&Utf8Path>) -> Result<(), Error> {
+        if self.database.as_deref() == db {
+            return Ok(());
+        }
+        self.database = db.map(Utf8Path::to_owned);
+        let mut state = self.shared.lock();
+        state.database.clear();
+        for areas in state.places.values_mut() {
+            areas.retain(|area| *area != Area::Database);
+        }
+        state.places.retain(|_, areas| !areas.is_empty());
+        let (kept, left): (Vec<_>, Vec<_>) =
+            (self.dirs.drain(..)).partition(|dir: &Dir| state.places.contains_key(&dir.path));
+        drop(state);
+        self.dirs = kept;
+        for dir in left {
+            // Not there any more: notify has dropped the watch by itself.
+            self.watcher.unwatch(&dir.path).ok();
+        }
+        let Some((dir, name)) = db.and_then(|db| db.parent().zip(db.file_name())) else {
+            return Ok(());
+        };
+        // Its symlinks resolved, as the server writes to the real one.
+        let dir = dir.canonicalize_utf8().unwrap_or_else(|_| dir.to_owned());
+        self.shared.lock().database = vec![name.into(), format!("{name}-wal").into()];
+        self.add_dir(dir.into_std_path_buf(), Area::Database, None)
+    }
+
+    /// Is this SQLite file watched as tinytask's?
+    pub fn hears_database(&self, db: Option<&Utf8Path>) -> bool {
         let state = self.shared.lock();
-        self.dirs.iter().any(|dir| {
+        let is_armed = |dir: &Dir| {
             let areas = state.places.get(&dir.path);
             dir.identity.is_some() && areas.is_some_and(|areas| areas.contains(&Area::Database))
-        })
+        };
+        db.is_some() && self.database.as_deref() == db && self.dirs.iter().any(is_armed)
     }
 
     /// Is a debouncer alive? It ends by itself a moment after things have settled, while [`Self::next`] is waited for.

@@ -4,19 +4,20 @@
 //! daemon wrote down: the tasks that were open.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use super::still::Stamps;
 use super::{Error, Looker, chain};
 use crate::core::layout::Layout;
-use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
-use crate::core::record::{FORMAT, Known, VerdictRecord};
-use crate::core::{History, Snapshot};
-use crate::edge::{inbound, recipe, runs};
+use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId};
+use crate::core::record::VerdictRecord;
+use crate::core::trust::Trust;
+use crate::core::{Coverage, History, Snapshot};
+use crate::edge::files::Names;
+use crate::edge::{goose, inbound, recipe, runs};
 
 /// Verdicts kept at hand for holds, fairness and `status`.
 const RECENT: usize = 500;
-
-/// Open tasks that are written down: enough to tell another server by.
-const MOST_KNOWN: usize = 1000;
 
 /// What a look needs from the looks before it.
 #[derive(Debug, Default)]
@@ -26,12 +27,8 @@ pub struct Memory {
     /// First of the failures in a row.
     pub(super) unreachable_since: Option<Moment>,
     pub last_unreachable: Option<Moment>,
-    /// Open tasks of the last whole look.
-    pub(super) known_open: BTreeSet<TaskKey>,
-    /// When a person said that tinytask is the right one, and so is what it shows.
-    pub(super) trusted: Option<Moment>,
-    /// The last look that could tell found another server's tasks.
-    pub(super) is_suspicious: bool,
+    /// Whether the server that answers is the known one.
+    pub trust: Trust,
     /// The runs this daemon is stopping or sweeping.
     pub in_hand: BTreeSet<RunId>,
     /// How often this daemon has swept each run.
@@ -44,11 +41,26 @@ pub struct Memory {
     /// queues that were not asked. They are asked about at each look, or one would be tried again as soon as it is another's turn.
     pub rechecked: BTreeSet<TaskId>,
     pub(super) recipes: recipe::Known,
-    histories: BTreeMap<RunSubject, History>,
-    subjects: Option<BTreeSet<RunSubject>>,
-    recent: Option<Vec<VerdictRecord>>,
-    /// Whether the daemon's own writes keep the caches above true; else each look reads the disk.
+    /// Names in control/, inbound/ and running_tasks/.
+    pub(super) controls: Names,
+    pub(super) inbound: Names,
+    pub(super) pid_files: Names,
+    pub(super) programs: goose::Programs,
+    /// As the rescan before found the files; none where a look since then failed.
+    pub(super) stamps: Option<Stamps>,
+    pub(super) is_told_by_stamps: bool,
+    histories: BTreeMap<RunSubject, Past>,
+    recent: Option<Vec<Arc<VerdictRecord>>>,
+    /// Whether the daemon's own writes keep the two above true; else each look reads the disk.
     pub is_writer: bool,
+}
+
+/// The past of one subject; an empty one, where nothing is on record.
+#[derive(Debug, Default)]
+struct Past {
+    history: Arc<History>,
+    /// Something was written since it was read.
+    is_stale: bool,
 }
 
 impl Memory {
@@ -56,39 +68,20 @@ impl Memory {
     pub(super) fn of(layout: &Layout) -> Self {
         let known = runs::read_known(layout).ok().flatten().unwrap_or_default();
         Self {
-            known_open: known.open.into_iter().collect(),
-            trusted: known.trusted,
+            trust: Trust::of(known),
             ..Self::default()
-        }
-    }
-
-    /// The newest task known to be open besides `but`: where that is gone, tinytask may be another one since the last whole look.
-    pub fn witness(&self, but: &BTreeSet<TaskId>) -> Option<TaskKey> {
-        let mut newest = self.known_open.iter().rev();
-        newest.find(|key| !but.contains(&key.id)).copied()
-    }
-
-    /// To be written down.
-    pub fn known(&self) -> Known {
-        let newest = self.known_open.iter().rev().take(MOST_KNOWN);
-        Known {
-            format: FORMAT,
-            open: newest.rev().copied().collect(),
-            trusted: self.trusted.clone(),
         }
     }
 
     /// A subject's records changed.
     pub fn forget(&mut self, subject: RunSubject) {
-        self.histories.remove(&subject);
-        if let Some(subjects) = &mut self.subjects {
-            subjects.insert(subject);
+        if let Some(past) = self.histories.get_mut(&subject) {
+            past.is_stale = true;
         }
     }
     /// All records are gone.
     pub fn forget_records(&mut self) {
         self.histories.clear();
-        self.subjects = None;
         self.recent = None;
         self.leftovers.clear();
         self.swept.clear();
@@ -100,7 +93,7 @@ impl Memory {
             self.forget(RunSubject::Task(task.key.id));
         }
         if let Some(recent) = &mut self.recent {
-            recent.push(verdict.clone());
+            recent.push(Arc::new(verdict.clone()));
             if recent.len() > 2 * RECENT {
                 recent.drain(..RECENT);
             }
@@ -113,19 +106,13 @@ impl Looker {
         let memory = &mut self.memory;
         if !memory.is_writer {
             memory.histories.clear();
-            memory.subjects = None;
             memory.recent = None;
         }
         if memory.recent.is_none() {
-            memory.recent = Some(runs::recent(&self.layout, RECENT)?);
+            let recent = runs::recent(&self.layout, RECENT)?;
+            memory.recent = Some(recent.into_iter().map(Arc::new).collect());
         }
-        if memory.subjects.is_none() {
-            memory.subjects = Some(runs::subjects(&self.layout)?.into_iter().collect());
-        }
-        let (Some(recent), Some(subjects)) = (&memory.recent, &memory.subjects) else {
-            return Ok(());
-        };
-        seen.recent.clone_from(recent);
+        seen.recent = memory.recent.clone().unwrap_or_default();
         let tasks = seen
             .tasks
             .keys()
@@ -151,24 +138,34 @@ impl Looker {
             .chain(touched)
             .chain([RunSubject::Inbound])
             .collect();
-        for subject in wanted.intersection(subjects) {
-            let history = match memory.histories.get(subject) {
-                Some(history) => history.clone(),
-                None => match runs::history(&self.layout, *subject) {
-                    Ok(history) => history,
+        let on_record = runs::Recorded::open(&self.layout)?;
+        for subject in &wanted {
+            let past = memory.histories.get(subject);
+            let history = match past.filter(|past| !past.is_stale) {
+                Some(past) => Arc::clone(&past.history),
+                None => match on_record.history(*subject, past.map(|past| &*past.history)) {
+                    Ok(history) => Arc::new(history),
                     Err(error) => {
                         seen.cannot_read(*subject, chain(&error));
                         continue;
                     }
                 },
             };
-            memory.histories.insert(*subject, history.clone());
-            seen.histories.insert(*subject, history);
+            if *history != History::default() {
+                seen.histories.insert(*subject, Arc::clone(&history));
+            }
+            let past = Past {
+                history,
+                is_stale: false,
+            };
+            memory.histories.insert(*subject, past);
         }
-        // Closed tasks leave the lists, and so the cache.
-        memory
-            .histories
-            .retain(|subject, _| wanted.contains(subject));
+        // Closed tasks leave the lists, and so the cache. Those of queues that were not asked are still open, as far as is known.
+        if seen.coverage == Coverage::Everything {
+            memory
+                .histories
+                .retain(|subject, _| wanted.contains(subject));
+        }
         Ok(())
     }
 }

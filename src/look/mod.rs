@@ -6,6 +6,7 @@
 //! | `asking.rs` | tinytask: which queues and tasks, and whether to believe the answers |
 //! | `memory.rs` | the looks before this one, and the past on disk |
 //! | `server.rs` | which tinytask it is |
+//! | `still.rs` | whether there is anything to look at |
 //!
 //! Daemon, `run --once`, `status`, `plan` and `why` all take this look and hand it to the same `decide`, so they cannot
 //! disagree. It changes nothing on disk.
@@ -20,20 +21,20 @@ use camino::Utf8Path;
 
 use crate::core::Snapshot;
 use crate::core::attention::Asked;
-use crate::core::layout::Layout;
+use crate::core::layout::{Layout, subject_dir};
 use crate::core::model::{Now, ProcessId, RunSubject, TaskId, Timestamp};
-use crate::edge::{
-    config::Config, control, files, goose, inbound, process, recipe, runs, tinytask,
-};
+use crate::edge::{config::Config, control, files, goose, inbound, process, runs, tinytask};
 
 mod asking;
 mod memory;
 mod processes;
 mod server;
+mod still;
 
-pub use asking::{is_gone, is_still_runnable};
+pub use asking::is_still_runnable;
 pub use memory::Memory;
 pub use server::{Server, which_server};
+pub use still::Rescan;
 
 /// How much of tinytask a look asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +115,9 @@ impl Looker {
     /// One look, at the moment `now`.
     pub async fn look(&mut self, scope: &Scope, now: &Now) -> Result<Snapshot, Error> {
         let mut seen = Snapshot::default();
-        self.processes(&mut seen)?;
+        // Without a whole look after them, stamps tell nothing.
+        let stamps = self.memory.stamps.take();
+        self.processes(&mut seen, now)?;
         self.files(&mut seen, now)?;
         self.ask(&mut seen, scope, now).await;
         self.folders(&mut seen);
@@ -123,6 +126,8 @@ impl Looker {
         self.evidence(&mut seen).await;
         seen.last_unreachable = self.memory.last_unreachable.clone();
         seen.highest_task = self.memory.highest_task;
+        self.memory.is_told_by_stamps = still::is_told_by_stamps(&seen);
+        self.memory.stamps = stamps;
         Ok(seen)
     }
 
@@ -134,10 +139,12 @@ impl Looker {
             let path = path.to_string();
             move |source| Error::Io { path, source }
         };
-        seen.controls = control::look(layout).map_err(io(&layout.control()))?;
+        let memory = &mut self.memory;
+        seen.controls =
+            control::look(layout, &mut memory.controls, now.wall).map_err(io(&layout.control()))?;
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
-        let closed = &self.memory.closed;
-        match inbound::look(&layout.inbound(), settle, ignore, now.wall, closed) {
+        let (folder, names) = (layout.inbound(), &mut memory.inbound);
+        match inbound::look(&folder, names, settle, ignore, now.wall, &memory.closed) {
             Ok(entries) => seen.inbound = entries,
             Err(error) => {
                 let error = format!("inbound/ cannot be read: {error}");
@@ -145,23 +152,15 @@ impl Looker {
             }
         }
         let chosen = self.config.recipe_files();
-        if let Err(error) = std::fs::read_dir(layout.recipes())
-            && !files::is_absent(&error)
-        {
+        let recipes = (memory.recipes).look(&layout.recipes(), &chosen, now.wall);
+        if let Some(error) = recipes.trouble {
             let trouble = format!("recipes/ cannot be read, so no queue has one: {error}");
             seen.troubles.push(trouble);
         }
-        seen.recipes = self
-            .memory
-            .recipes
-            .list(&layout.recipes(), &chosen)
-            .into_iter()
-            .collect();
-        seen.troubles.extend(
-            recipe::odd_names(&layout.recipes())
-                .into_iter()
-                .map(|name| format!("recipes/{name} is no recipe's name")),
-        );
+        seen.recipes = recipes.recipes.into_iter().collect();
+        let odd = recipes.odd.into_iter();
+        seen.troubles
+            .extend(odd.map(|name| format!("recipes/{name} is no recipe's name")));
         let queues: BTreeSet<_> = seen
             .recipes
             .keys()
@@ -171,7 +170,7 @@ impl Looker {
         for queue in queues {
             let program = goose::program(&self.config, queue);
             let why = programs.entry(program).or_insert_with(|| {
-                let is_found = goose::find_program_on(program, self.path.as_deref()).is_some();
+                let is_found = memory.programs.has(program, self.path.as_deref());
                 (!is_found).then(|| goose::why_not_found(program))
             });
             if let Some(why) = why {
@@ -183,9 +182,15 @@ impl Looker {
 
     /// The folders of the tasks that tinytask showed; whatever else lies in workqueue/ is nobody's question.
     fn folders(&self, seen: &mut Snapshot) {
-        let ids = seen.tasks.keys();
-        let folders = ids.filter_map(|id| Some((*id, self.folder(*id)?)));
-        seen.folders = folders.collect();
+        // One that cannot be opened shows no folder.
+        let Ok(workqueue) = files::Folder::open(&self.layout.workqueue()) else {
+            return;
+        };
+        let changed = |id: &TaskId| {
+            let changed = workqueue.changed(&subject_dir(RunSubject::Task(*id)))?;
+            Some((*id, changed))
+        };
+        seen.folders = seen.tasks.keys().filter_map(changed).collect();
     }
 
     /// When a task's folder last changed; `None` where there is none.

@@ -4,7 +4,7 @@
 
 use super::{Error, Looker, chain};
 use crate::core::layout::RunDir;
-use crate::core::model::{Millis, Now, Outcome, RunState, StoppedBy, Timestamp};
+use crate::core::model::{Millis, Now, Outcome, RunId, RunState, StoppedBy, Timestamp};
 use crate::core::record::Marks;
 use crate::core::{Alive, Observed, ObservedState, Run, Snapshot, Stranger, Vitals};
 use crate::edge::{clock, control, files, process, runs};
@@ -13,13 +13,14 @@ use crate::edge::{clock, control, files, process, runs};
 const SWEEPS: u32 = 3;
 
 impl Looker {
-    pub(super) fn processes(&mut self, seen: &mut Snapshot) -> Result<(), Error> {
+    pub(super) fn processes(&mut self, seen: &mut Snapshot, now: &Now) -> Result<(), Error> {
         let (live, odd) = runs::list_live(&self.layout)?;
         seen.troubles.extend(
             odd.into_iter()
                 .map(|name| format!(".calypso/live/{name} is no run's entry")),
         );
-        let (strangers, odd) = runs::foreign_pid_files(&self.layout, &live)?;
+        let names = &mut self.memory.pid_files;
+        let (strangers, odd) = runs::foreign_pid_files(&self.layout, &live, names, now.wall)?;
         seen.odd_pid_names = odd;
         for (subject, file) in strangers {
             let what = process::stranger(file.pid, file.modified, file.uid);
@@ -41,6 +42,9 @@ impl Looker {
                 }
             }
         }
+        let is_live = |run: &RunId| seen.runs.iter().any(|live| live.dir.id == *run);
+        self.memory.swept.retain(|run, _| is_live(run));
+        self.memory.leftovers.retain(|run, _| is_live(run));
         self.alive(seen);
         self.stopped(seen);
         Ok(())

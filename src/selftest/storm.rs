@@ -25,15 +25,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 
 use super::dice::Dice;
 use super::stamps::Stamps;
-use super::world::{BUILD, Error, Nursery, POOL, STAMPS, Stranger, World, within};
+use super::world::{BUILD, Error, Nursery, POOL, STAMPS, Stranger, World};
 use crate::core::model::ProcessId;
+use crate::edge::clock;
 use crate::edge::control::{self, Control};
-use crate::edge::process::{Pidfd, Signal};
-use crate::edge::{clock, runs};
+
+mod judging;
+mod killing;
 
 /// Tasks that are open at once in a base path.
 const OPEN: usize = 14;
@@ -45,12 +47,6 @@ const PACE: u64 = 12;
 const LOOK: u64 = 150_000;
 /// A task that was not heard of for so long waits for something that `retry` lifts.
 const WAITS: u64 = 400_000;
-/// Within this everything is over once the faults have stopped. On a quiet machine it takes seconds.
-const CALM_LIMIT: Duration = Duration::from_secs(180);
-/// A daemon that does not get to its job within this has a reason to be looked at.
-const JOB_LIMIT: Duration = Duration::from_secs(60);
-/// A process that was sent SIGKILL and does not die within this never will.
-const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
 /// How hard, for how long.
 #[derive(Debug, Clone)]
@@ -208,50 +204,6 @@ impl Shared<'_> {
     }
 }
 
-/// Whom a strike is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Daemon,
-    Shim,
-    DaemonAndShim,
-    Agent,
-    ShimAndAgent,
-    Tinytask,
-    /// Stopped for a while, sometimes killed then.
-    Pause,
-}
-
-/// As often as they stand here.
-const VICTIMS: [Victim; 24] = {
-    use Victim::{Agent, Daemon, DaemonAndShim, Pause, Shim, ShimAndAgent, Tinytask};
-    [
-        Daemon,
-        Daemon,
-        Daemon,
-        Daemon,
-        Daemon,
-        Daemon,
-        Daemon,
-        Shim,
-        Shim,
-        Shim,
-        Shim,
-        Shim,
-        Agent,
-        Agent,
-        Agent,
-        Agent,
-        Agent,
-        DaemonAndShim,
-        DaemonAndShim,
-        DaemonAndShim,
-        ShimAndAgent,
-        ShimAndAgent,
-        Tinytask,
-        Pause,
-    ]
-};
-
 /// One round of one base path.
 struct Round<'a> {
     shared: &'a Shared<'a>,
@@ -340,8 +292,6 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    // ── work ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
     /// New tasks for those that are complete, new requests for those that were taken, and a `retry` for what waits.
     fn keep_busy(&mut self) {
         if clock::boot_us() < self.looked + LOOK {
@@ -405,323 +355,4 @@ impl<'a> Round<'a> {
         }
         self.retried.insert(subject.to_owned(), self.looked);
     }
-
-    // ── strikes ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn strike(&mut self) -> Result<(), Error> {
-        let victim = *self.dice.choose(&VICTIMS).unwrap_or(&Victim::Daemon);
-        // Mostly at once, sometimes after a while: starts, recoveries and quiet work are all to be hit.
-        let wait = match self.dice.below(4) {
-            0 => 0,
-            1 => self.dice.below(4_000),
-            2 => self.dice.below(20_000),
-            _ => self.dice.below(60_000),
-        };
-        std::thread::sleep(Duration::from_micros(wait));
-        match victim {
-            Victim::Daemon => self.kill_daemon(),
-            Victim::Tinytask => {
-                if let Some(server) = self.world.tinytask() {
-                    self.kill("tinytask", &server);
-                }
-            }
-            Victim::Pause => self.pause(),
-            Victim::Shim | Victim::Agent | Victim::DaemonAndShim | Victim::ShimAndAgent => {
-                let mut run = None;
-                // Some patience: one may be about to start, on a slow machine late.
-                within(Duration::from_secs(3), || {
-                    let live = self.world.live();
-                    run = self.dice.choose(&live).cloned();
-                    run.is_some()
-                });
-                let Some((shim, agent)) = run else {
-                    self.kill_daemon();
-                    return Ok(());
-                };
-                let shim_first = self.dice.one_in(2);
-                match victim {
-                    Victim::Shim => {
-                        self.kill("shim", &shim);
-                    }
-                    Victim::DaemonAndShim if shim_first => {
-                        self.kill("shim", &shim);
-                        self.kill_daemon();
-                    }
-                    Victim::DaemonAndShim => {
-                        self.kill_daemon();
-                        self.kill("shim", &shim);
-                    }
-                    Victim::ShimAndAgent if shim_first => {
-                        self.kill("shim", &shim);
-                        self.kill_agent(agent);
-                    }
-                    _ => {
-                        self.kill_agent(agent);
-                        if victim == Victim::ShimAndAgent {
-                            self.kill("shim", &shim);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn kill_daemon(&mut self) {
-        // It may just be starting: a death before its lock is too cheap to count.
-        if self.world.is_watching()
-            && let Some(daemon) = self.world.daemon()
-        {
-            self.kill("daemon", &daemon);
-        }
-    }
-
-    fn kill_agent(&mut self, agent: Option<ProcessId>) {
-        if let Some(agent) = agent
-            && self.kill("agent", &agent)
-        {
-            self.dead_agents.push(agent);
-        }
-    }
-
-    /// True when it was alive, and is dead now, by this.
-    fn kill(&mut self, what: &'static str, process: &ProcessId) -> bool {
-        let Ok(Some(pidfd)) = Pidfd::open_checked(process) else {
-            return false;
-        };
-        if pidfd.is_over() {
-            return false;
-        }
-        // Before it is sent: an agent may be looked for by then.
-        self.killed.insert(process.clone());
-        if pidfd.signal(Signal::KILL).is_err() {
-            return false;
-        }
-        if !within(DEATH_LIMIT, || pidfd.is_over()) {
-            self.tally
-                .findings
-                .push(format!("{what} {} does not die", process.pid));
-            return false;
-        }
-        *self.tally.deaths.entry(what).or_default() += 1;
-        let deaths = self.shared.deaths.fetch_add(1, Ordering::Relaxed) + 1;
-        (self.shared.progress)(deaths);
-        true
-    }
-
-    /// Stops something for a while, as a debugger, a laptop's lid or a busy hypervisor does.
-    fn pause(&mut self) {
-        let live = self.world.live();
-        let run = self.dice.choose(&live).cloned();
-        let (what, process) = match (self.dice.below(4), run) {
-            (0, Some((shim, _))) => ("shim", Some(shim)),
-            (1, Some((_, Some(agent)))) => ("agent", Some(agent)),
-            (2, _) => ("tinytask", self.world.tinytask()),
-            _ => ("daemon", self.world.daemon()),
-        };
-        let Some(process) = process else { return };
-        let Ok(Some(pidfd)) = Pidfd::open_checked(&process) else {
-            return;
-        };
-        if pidfd.signal(Signal::STOP).is_err() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(self.dice.below(80)));
-        if self.dice.one_in(2) {
-            let is_dead = self.kill(what, &process);
-            if is_dead && what == "agent" {
-                self.dead_agents.push(process);
-            }
-        } else {
-            pidfd.signal(Signal::CONT).ok();
-            self.tally.pauses += 1;
-        }
-    }
-
-    /// A dead daemon is started again, at once, as systemd would.
-    fn revive(&mut self) -> Result<(), Error> {
-        if self.world.daemon().is_none() {
-            let status = self.world.collect_daemon();
-            use std::os::unix::process::ExitStatusExt as _;
-            if let Some(status) = status
-                && status.signal() != Some(9)
-            {
-                self.tally.exits += 1;
-                self.tally
-                    .findings
-                    .push(format!("a daemon ended by itself: {status}"));
-            }
-            self.world.start_daemon()?;
-        }
-        // At its job before the next strike, and mostly with its first look behind it: else a storm on a slow machine would kill
-        // nothing but beginners.
-        let has_to_look = !self.dice.one_in(4);
-        let mut has_ended = false;
-        let is_there = within(JOB_LIMIT, || {
-            let daemon = self.world.daemon();
-            has_ended = daemon.is_none();
-            has_ended
-                || (self.world.is_watching()
-                    && (!has_to_look || self.world.has_looked(daemon.as_ref())))
-        });
-        if !is_there && !has_ended {
-            self.tally.exits += 1;
-            self.tally
-                .findings
-                .push("a daemon did not get to its job".to_owned());
-        }
-        Ok(())
-    }
-
-    // ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// No more faults. First everything but the stranger's task comes to its end, then that too; false where it does not.
-    fn calm(&mut self) -> Result<bool, Error> {
-        let before = self
-            .strangers
-            .iter()
-            .filter_map(Stranger::harm)
-            .collect::<Vec<_>>();
-        self.tally.wrong_kills += before.len() as u64;
-        self.tally.findings.extend(before);
-        let mut is_calm = self.settle(1)?;
-        let harm = self.strangers.iter().filter_map(Stranger::harm).count() as u64;
-        if harm > self.tally.wrong_kills {
-            self.tally
-                .findings
-                .push("a bystander was harmed while all was calm".to_owned());
-            self.tally.wrong_kills = harm;
-        }
-        // Nobody of ours may have started the task that a stranger works on.
-        self.stamps
-            .read(&self.world.layout.base().join(STAMPS))
-            .ok();
-        let taken = self.taken.to_string();
-        if self.stamps.lives.values().any(|life| life.subject == taken) {
-            self.tally.doubled += 1;
-            self.tally.findings.push(format!(
-                "task {taken} was started beside somebody's own run of it"
-            ));
-        }
-        for mut stranger in std::mem::take(&mut self.strangers) {
-            stranger.end(self.shared.nursery);
-        }
-        is_calm &= self.settle(0)?;
-        Ok(is_calm)
-    }
-
-    /// Until at most `left` tasks are open and nothing runs.
-    fn settle(&mut self, left: usize) -> Result<bool, Error> {
-        let end = clock::boot_us() + CALM_LIMIT.as_micros() as u64;
-        let pid_files = self.strangers.len().saturating_sub(1);
-        loop {
-            self.revive()?;
-            self.look();
-            let is_over = self.open.len() <= left
-                && self.world.open_tasks().is_ok_and(|open| open.len() <= left)
-                && self.world.requests().is_empty()
-                && self
-                    .world
-                    .left_files()
-                    .iter()
-                    .filter(|file| !file.starts_with('.'))
-                    .count()
-                    <= pid_files;
-            if is_over {
-                return Ok(true);
-            }
-            if clock::boot_us() > end {
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn judge(&mut self, is_calm: bool) {
-        let limit = CALM_LIMIT.as_secs();
-        if !is_calm {
-            for id in self.open.keys() {
-                self.tally.lost += 1;
-                self.tally.findings.push(format!(
-                    "task {id} is not complete {limit} s after the last death"
-                ));
-            }
-            for name in self.world.requests() {
-                self.tally.lost += 1;
-                self.tally.findings.push(format!(
-                    "request {name} is not taken {limit} s after the last death"
-                ));
-            }
-        }
-        if !self.world.quit() {
-            self.tally.exits += 1;
-            self.tally
-                .findings
-                .push("daemon or tinytask did not end on TERM".to_owned());
-        }
-        // What is on its way out gets the time that takes.
-        within(Duration::from_secs(10), || self.world.marked().is_empty());
-        let processes = self.world.marked();
-        let files = self.world.left_files();
-        self.tally.leftovers += (processes.len() + files.len()) as u64;
-        for process in processes {
-            let line = crate::edge::process::cmdline(process.pid).join(" ");
-            self.tally
-                .findings
-                .push(format!("process {} is left: {line}", process.pid));
-        }
-        self.tally
-            .findings
-            .extend(files.into_iter().map(|file| format!("left behind: {file}")));
-
-        self.stamps
-            .read(&self.world.layout.base().join(STAMPS))
-            .ok();
-        self.tally.runs += self.stamps.lives.len() as u64;
-        for life in self.stamps.lives.values().filter(|life| life.is_double) {
-            self.tally.doubled += 1;
-            self.tally.findings.push(format!(
-                "two agents at once on {} ({}, at {} µs)",
-                life.subject, life.queue, life.began
-            ));
-        }
-        for (process, life) in self.stamps.cut_short() {
-            if !self.killed.contains(&process) {
-                self.tally.wrong_kills += 1;
-                self.tally.findings.push(format!(
-                    "agent {} of {} was ended by somebody else",
-                    process.pid, life.subject
-                ));
-            }
-        }
-        // It ended by itself in the instant before the signal.
-        let by_itself = self
-            .dead_agents
-            .iter()
-            .filter(|agent| self.stamps.has_ended(agent))
-            .count() as u64;
-        if let Some(agents) = self.tally.deaths.get_mut("agent") {
-            *agents -= by_itself;
-        }
-        let recorded = recorded_tokens(self.world.layout.base());
-        for token in self.stamps.tokens() {
-            if !recorded.contains(token) {
-                self.tally.lost += 1;
-                self.tally.findings.push(format!(
-                    "an agent ran, and no record shows its run ({token})"
-                ));
-            }
-        }
-    }
-}
-
-/// The tokens of all runs on record.
-fn recorded_tokens(base: &Utf8Path) -> HashSet<String> {
-    let layout = crate::core::layout::Layout::new(base);
-    let subjects = runs::subjects(&layout).unwrap_or_default();
-    let all = subjects
-        .into_iter()
-        .flat_map(|of| runs::list_runs(&layout, of).unwrap_or_default());
-    all.filter_map(|dir| Some(runs::read_spec(&layout, &dir).ok()??.token))
-        .collect()
 }

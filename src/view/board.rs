@@ -1,6 +1,7 @@
 //! A snapshot and its decision, sorted by queue: what `status` prints and its JSON holds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::core::model::{
     Leftover, Millis, Now, ProviderName, QueueName, Recipe, RunId, RunSubject, Task, TaskId,
@@ -341,7 +342,7 @@ fn odd(seen: &Snapshot) -> Vec<String> {
             .histories
             .get(&RunSubject::Task(task.id))
             .map_or(0, |history| {
-                let is_earlier = |v: &&VerdictRecord| {
+                let is_earlier = |v: &&Arc<VerdictRecord>| {
                     v.tasks
                         .iter()
                         .any(|t| t.key.id == task.id && t.key != task.key())

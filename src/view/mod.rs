@@ -30,4 +30,4 @@ pub use status::{Daemon, Percentiles, StatusInput, TinytaskLine, Today, status};
 pub use status_json::status_json;
 pub use text::{ago, duration, shell_words};
 pub use timeline::{Hop, timeline};
-pub use why::{StoryLine, WhyInput, why, why_json};
+pub use why::{Start, StoryLine, WhyInput, why, why_json};

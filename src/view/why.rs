@@ -1,8 +1,12 @@
 //! `why`: one task's present state, what comes then, and how it got there.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::core::model::{Detail, Now, RunSubject, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::model::{
+    Detail, Millis, Now, RunId, RunSubject, Task, TaskId, TaskStatus, Timestamp,
+};
+use crate::core::record::{Spec, StateRecord};
 use crate::core::verdict::Meaning;
 use crate::core::{Action, Decision, Hold, Policy, Snapshot, Subject, Tinytask};
 use crate::view::board::{Board, Kind, LiveRun, meaning_word};
@@ -23,6 +27,8 @@ pub struct WhyInput<'a> {
     pub daemon: Daemon,
     /// What happened to the task, oldest first.
     pub story: Vec<StoryLine>,
+    /// How its newest run came to be.
+    pub start: Option<Start>,
     /// An absolute time in words: of the day for [`why`], UTC for [`why_json`].
     pub time: &'a dyn Fn(Timestamp) -> String,
 }
@@ -32,6 +38,76 @@ pub struct WhyInput<'a> {
 pub struct StoryLine {
     pub at: Timestamp,
     pub text: String,
+}
+
+/// The steps from an event to an agent at work, each with its moment: as far as the run got, and as its records tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    pub run: RunId,
+    /// In order. Without an event, a timer or another run's end led to it.
+    pub steps: Vec<(Step, Timestamp)>,
+}
+
+/// One of the steps of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    Event,
+    Look,
+    Decided,
+    Recorded,
+    Shim,
+    Agent,
+}
+
+impl Start {
+    /// From the records of one run.
+    pub fn of(spec: &Spec, state: Option<&StateRecord>) -> Self {
+        let times = &spec.times;
+        let shim = state.map(|state| &state.started);
+        let agent = state.and_then(|state| state.running.as_ref());
+        let steps = [
+            (Step::Event, times.event.as_ref()),
+            (Step::Look, Some(&times.look)),
+            (Step::Decided, Some(&times.decided)),
+            (Step::Recorded, Some(&times.written)),
+            (Step::Shim, shim),
+            (Step::Agent, agent),
+        ];
+        let steps = steps.into_iter();
+        Self {
+            run: spec.run,
+            steps: steps
+                .filter_map(|(step, at)| Some((step, at?.wall)))
+                .collect(),
+        }
+    }
+
+    /// `event, look +1 ms, decided +2 ms, recorded +1 ms, shim +1 ms, agent +1 ms: 6 ms in all`.
+    fn words(&self) -> String {
+        let mut parts = Vec::new();
+        let mut before: Option<Timestamp> = None;
+        for (step, at) in &self.steps {
+            let word = match step {
+                Step::Event => "event",
+                Step::Look => "look",
+                Step::Decided => "decided",
+                Step::Recorded => "recorded",
+                Step::Shim => "shim",
+                Step::Agent => "agent",
+            };
+            parts.push(match before {
+                Some(before) => format!("{word} +{}", gap(at.since(before))),
+                None => word.to_owned(),
+            });
+            before = Some(*at);
+        }
+        let first = self.steps.first().map(|(_, at)| *at);
+        let all = first
+            .zip(before)
+            .map_or(Millis(0), |(first, last)| last.since(first));
+        format!("{}: {} in all", parts.join(", "), gap(all))
+    }
 }
 
 /// What can be said of the task now.
@@ -57,7 +133,16 @@ pub fn why(input: &WhyInput) -> String {
     if input.story.is_empty() {
         return out;
     }
-    out += "\nhow it got here\n";
+    out += &story(input);
+    if let Some(start) = &input.start {
+        out += &format!("\nhow run {} started\n", start.run);
+        out += &beside("  ", &start.words());
+    }
+    out
+}
+
+fn story(input: &WhyInput) -> String {
+    let mut out = String::from("\nhow it got here\n");
     let mut before: Option<Timestamp> = None;
     for line in &input.story {
         let gap = before
@@ -82,7 +167,7 @@ pub fn why(input: &WhyInput) -> String {
     out
 }
 
-/// `{task, title, status, queue, state, then, besides, holds, run, story: [{at, text}]}`.
+/// `{task, title, status, queue, state, then, besides, holds, run, story: [{at, text}], start: {run, steps: [{step, at}]}}`.
 pub fn why_json(input: &WhyInput) -> Value {
     let account = account(input);
     let holds = HoldJson {
@@ -101,6 +186,11 @@ pub fn why_json(input: &WhyInput) -> Value {
         .iter()
         .map(|line| json!({ "at": (input.time)(line.at), "text": line.text }))
         .collect();
+    let start = input.start.as_ref().map(|start| {
+        let steps = start.steps.iter();
+        let steps = steps.map(|(step, at)| json!({ "step": step, "at": (input.time)(*at) }));
+        json!({ "run": start.run, "steps": steps.collect::<Vec<_>>() })
+    });
     let board = Board::of(input.seen, input.decision, input.policy);
     let run = board
         .live()
@@ -118,6 +208,7 @@ pub fn why_json(input: &WhyInput) -> Value {
         "then": account.then,
         "besides": account.besides,
         "story": story,
+        "start": start,
     })
 }
 

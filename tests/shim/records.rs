@@ -82,11 +82,8 @@ fn finishing_twice_adds_nothing_twice() {
     for task in [7, 8] {
         let subject = RunSubject::Task(TaskId::try_from(task).expect("a task"));
         let history = runs::history(&world.layout, subject).expect("a history");
-        assert_eq!(
-            history.verdicts,
-            std::slice::from_ref(&first),
-            "task {task}"
-        );
+        let verdicts: Vec<_> = history.verdicts.iter().map(AsRef::as_ref).collect();
+        assert_eq!(verdicts, [&first], "task {task}");
         assert_eq!(history.last_run, u32::from(task == 7));
     }
     assert_eq!(runs::subjects(&world.layout).expect("subjects").len(), 2);
@@ -215,8 +212,9 @@ fn strangers_are_told_apart() {
     std::fs::write(file(10), "7".repeat(10_000_000)).expect("a file");
     nix::unistd::mkfifo(file(11).as_std_path(), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     std::fs::write(world.path("running_tasks/notes"), "").expect("a file");
+    let (names, runs) = (&mut files::Names::default(), std::slice::from_ref(&run.dir));
     let (found, odd) =
-        runs::foreign_pid_files(&world.layout, std::slice::from_ref(&run.dir)).expect("a look");
+        runs::foreign_pid_files(&world.layout, runs, names, clock::wall()).expect("a look");
     assert_eq!(odd, ["notes"]);
     let says = |task: i64| {
         let subject = RunSubject::Task(task.try_into().expect("a task"));

@@ -145,11 +145,12 @@ impl<'a> Deciding<'a> {
         queues.into_iter().map(|(_, queue)| queue).collect()
     }
 
+    fn newest_first(&self) -> impl Iterator<Item = &'a VerdictRecord> + use<'a> {
+        self.seen.recent.iter().rev().map(AsRef::as_ref)
+    }
+
     fn last_was_inbound(&self, queue: &QueueName) -> bool {
-        self.seen
-            .recent
-            .iter()
-            .rev()
+        self.newest_first()
             .find(|v| v.queue == *queue)
             .is_some_and(|v| v.run.subject == RunSubject::Inbound)
     }
@@ -237,7 +238,7 @@ impl<'a> Deciding<'a> {
     /// nor enough time has come since.
     fn environment_hold(&mut self, queue: &QueueName, recipe: Option<&Recipe>) -> Option<Hold> {
         let failures = in_a_row(
-            self.seen.recent.iter().rev().filter(|v| v.queue == *queue),
+            self.newest_first().filter(|v| v.queue == *queue),
             FailureClass::Environment,
             |_| false,
         );
@@ -264,10 +265,7 @@ impl<'a> Deciding<'a> {
         probing: &mut BTreeSet<ProviderName>,
     ) -> Option<Hold> {
         let of_provider = self
-            .seen
-            .recent
-            .iter()
-            .rev()
+            .newest_first()
             .filter(|v| v.provider.as_ref() == Some(provider));
         // A run that failed for other reasons than its agent's work says nothing of the provider.
         let silent = |v: &VerdictRecord| {

@@ -1,5 +1,7 @@
 //! Is the decision right? One sentence a test.
 
+use std::sync::Arc;
+
 use crate::core::given::{
     agent_alive, attempt, before, ended, failure, file, given, id, key, left_lying, leftover,
     leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, time, world,
@@ -407,7 +409,7 @@ fn somebodys_own_run_has_its_task_and_its_queues_slot() {
     .at(0)
     .then(["release 1 from 900"]);
     given(younger.but(|seen| {
-        let history = seen.histories.entry(subject(1)).or_default();
+        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
         history.marks.released = vec![process(900)];
     }))
     .at(0)
@@ -686,7 +688,7 @@ fn after_max_attempts_a_task_is_parked_until_something_about_it_changes() {
         .at(0)
         .then(launched);
     given(parked().but(|seen| {
-        let history = seen.histories.entry(subject(1)).or_default();
+        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
         history.marks.retried_after = 3;
     }))
     .at(0)
@@ -722,7 +724,7 @@ fn ping_pong_between_queues_ends_at_the_cap_until_a_person_says_retry() {
         .then([])
         .holds_task(1, Hold::TooManyRuns { runs: 4 });
     let retried = base.but(|seen| {
-        let history = seen.histories.entry(subject(1)).or_default();
+        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
         history.marks = Marks {
             retried_after: 4,
             ..Marks::default()
@@ -748,7 +750,7 @@ fn a_run_that_a_person_stopped_is_not_started_again_before_retry() {
             .then([])
             .holds_task(1, Hold::StoppedByPerson { run: run_id("1/1") });
         let retried = world.but(|seen| {
-            let history = seen.histories.entry(subject(1)).or_default();
+            let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
             history.marks.retried_after = 1;
         });
         given(retried).at(0).then(["launch 1/2 coder"]);
@@ -987,7 +989,7 @@ fn dispatched_but_not_moved_is_never_dispatched_again() {
     let edited = world.clone().but(|seen| seen.inbound[0].key.modified = 5);
     given(edited).at(0).then(["launch inbound/2 dispatcher"]);
     let retried = world.but(|seen| {
-        let history = seen.histories.entry(RunSubject::Inbound).or_default();
+        let history = Arc::make_mut(seen.histories.entry(RunSubject::Inbound).or_default());
         history.marks.retried_after = 1;
     });
     given(retried).at(0).then(["launch inbound/2 dispatcher"]);
@@ -1125,7 +1127,7 @@ fn a_run_that_lived_while_a_person_said_retry_parks_nothing() {
     given(third()).at(0).then(parks);
     let judges = "judge 1/3: #1 no progress";
     let said = third().but(|seen| {
-        let history = seen.histories.entry(subject(1)).or_default();
+        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
         history.marks.retried_after = 3;
     });
     given(said).at(0).then([judges]);

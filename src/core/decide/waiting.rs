@@ -2,13 +2,14 @@
 //!
 //! Knows nothing of free slots, of providers and of turns, and starts nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::runs::{began, run_hold};
 use super::{Candidate, Deciding, Requests};
 use crate::core::history::{FileStanding, PastFiles, Standing};
 use crate::core::model::{
-    Detail, FileKey, Moment, QueueName, Recipe, RunId, RunSubject, Task, TaskId, TaskStatus,
+    Detail, FileKey, Moment, QueueName, Recipe, RunId, RunSubject, Task, TaskId, TaskKey,
+    TaskStatus,
 };
 use crate::core::record::Verdict;
 use crate::core::verdict::Meaning;
@@ -39,7 +40,9 @@ impl<'a> Deciding<'a> {
 
     pub(super) fn inbound(&mut self) -> Requests {
         let mut requests = Requests::default();
-        let past = (self.seen.histories.get(&RunSubject::Inbound)).map(PastFiles::new);
+        let lying = self.seen.inbound.iter().map(|entry| &*entry.key.name);
+        let past = (self.seen.histories.get(&RunSubject::Inbound))
+            .map(|history| PastFiles::new(history, lying.collect()));
         let at_it = self.inbound_run();
         for entry in &self.seen.inbound {
             match self.file_hold(entry, past.as_ref(), at_it.as_ref()) {
@@ -192,10 +195,10 @@ impl<'a> Deciding<'a> {
             let Some(spec) = &run.spec else { continue };
             let since = began(run).unwrap_or(&spec.times.written);
             let since_second = since.wall_at_most(self.now).seconds();
+            let before: HashSet<TaskKey> = spec.baseline.tasks.iter().map(|b| b.key).collect();
             for task in self.seen.tasks.values() {
-                let before = spec.baseline.tasks.iter().find(|b| b.key == task.key());
-                let left =
-                    before.is_some() && task.assigned_to.as_deref() != Some(spec.queue.as_str());
+                let left = task.assigned_to.as_deref() != Some(spec.queue.as_str())
+                    && before.contains(&task.key());
                 // It may have come into the queue after the launch, and left it again since.
                 let passed = task.previous_assigned_to.as_deref() == Some(spec.queue.as_str())
                     && task.updated_at.seconds() >= since_second

@@ -1,5 +1,7 @@
 //! Does the past count as it should? Stays, attempts, and what ends them.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::core::given::{
     attempt, failure, file, key, left_lying, moment, now, queue, record, run_id, task, time,
@@ -17,7 +19,7 @@ fn standing_of(
     marks: Marks,
 ) -> Standing {
     let history = History {
-        verdicts,
+        verdicts: verdicts.into_iter().map(Arc::new).collect(),
         marks,
         last_run: 9,
     };
@@ -176,7 +178,7 @@ fn what_the_machine_ended_on_its_way_down_goes_on_by_itself() {
     left.outcome = Outcome::Stopped(by);
     left.failure = failure(FailureClass::Ours, "stopped by the system");
     let history = History {
-        verdicts: vec![left],
+        verdicts: vec![Arc::new(left)],
         ..History::default()
     };
     let standing = file_standing(&history, &file("a.md"), 9999);
@@ -203,7 +205,8 @@ fn launches_that_never_were_do_not_count_as_runs() {
 }
 
 fn file_standing(history: &History, key: &FileKey, at: i64) -> FileStanding {
-    FileStanding::of(&PastFiles::new(history), key, 30, &now(at))
+    let past = PastFiles::new(history, HashSet::from([&*key.name]));
+    FileStanding::of(&past, key, 30, &now(at))
 }
 
 #[test]
@@ -238,7 +241,7 @@ fn edited(modified: i64) -> FileKey {
 
 fn history_of(verdicts: Vec<VerdictRecord>) -> History {
     History {
-        verdicts,
+        verdicts: verdicts.into_iter().map(Arc::new).collect(),
         ..History::default()
     }
 }
@@ -324,7 +327,7 @@ fn a_request_that_something_puts_back_after_each_run_meets_the_cap_and_a_daily_o
 #[test]
 fn a_file_is_known_by_name_inode_and_time() {
     let history = History {
-        verdicts: vec![left_lying("inbound/1", "a.md", &[], 0)],
+        verdicts: vec![Arc::new(left_lying("inbound/1", "a.md", &[], 0))],
         ..History::default()
     };
     assert_eq!(file_standing(&history, &file("a.md"), 60).attempts, 1);
@@ -343,7 +346,7 @@ fn a_request_whose_run_a_person_stopped_waits_for_retry() {
     stopped.outcome = Outcome::Stopped(StoppedBy { uid: 0, pid: None });
     stopped.failure = None;
     let history = History {
-        verdicts: vec![stopped],
+        verdicts: vec![Arc::new(stopped)],
         ..History::default()
     };
     let standing = file_standing(&history, &file("a.md"), 9999);
@@ -360,7 +363,7 @@ fn a_request_whose_runs_are_lost_waits_longer_each_time_and_at_last_an_hour() {
     };
     let of = |past: Vec<VerdictRecord>, at| {
         let history = History {
-            verdicts: past,
+            verdicts: past.into_iter().map(Arc::new).collect(),
             ..History::default()
         };
         file_standing(&history, &file("a.md"), at)

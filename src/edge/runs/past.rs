@@ -1,17 +1,21 @@
 //! Runs that are over: their verdicts, the history of a subject and of the base path, and when they are forgotten.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::sync::Arc;
 
 use camino::Utf8Path;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{
-    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, parse, read, read_marks,
-    read_verdict, remove, settle_cleared,
+    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read, read_marks, read_verdict,
+    remove, settle_cleared,
 };
 use crate::core::History;
-use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{Millis, RunSubject, TaskId, Timestamp};
-use crate::core::record::{FileVerdict, VerdictRecord};
+use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};
+use crate::core::model::{Millis, Moment, RunId, RunSubject, TaskId, Timestamp};
+use crate::core::record::{FORMAT, FileVerdict, Verdict, VerdictRecord};
 use crate::edge::{files, kill_point};
 
 /// history.jsonl begins anew at this size, one older one is kept: some ten thousand verdicts each. Runs of open tasks keep their own
@@ -39,7 +43,7 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         kill_point::reach("finish:linked");
     }
     let path = layout.history();
-    let is_written = last(&path, TAIL)?
+    let is_written = last::<Told>(&path, TAIL, Timestamp(i64::MIN))?
         .iter()
         .any(|line| line.run == verdict.run && line.judged == verdict.judged);
     if !is_written {
@@ -75,18 +79,70 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
     Ok(())
 }
 
-/// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is.
+/// The subjects' records, of which one look may ask for ten thousand: most have none, which one call tells of each.
+#[derive(Debug)]
+pub struct Recorded<'a> {
+    layout: &'a Layout,
+    /// None where there is no runs/ yet.
+    runs: Option<files::Folder>,
+}
+
+impl<'a> Recorded<'a> {
+    /// Those below `layout`'s runs/.
+    pub fn open(layout: &'a Layout) -> Result<Self, Error> {
+        let path = layout.runs();
+        let runs = match files::Folder::open(&path) {
+            Ok(runs) => Some(runs),
+            Err(error) if files::is_absent(&error) => None,
+            Err(error) => return Err(io_error("open", &path)(error)),
+        };
+        Ok(Self { layout, runs })
+    }
+
+    /// As [`history_after`].
+    pub fn history(
+        &self,
+        subject: RunSubject,
+        earlier: Option<&History>,
+    ) -> Result<History, Error> {
+        let name = subject_dir(subject);
+        let has = |runs: &files::Folder| runs.has(&name);
+        let is_there = self.runs.as_ref().map_or(Ok(false), has);
+        if !is_there.map_err(io_error("look at", &self.layout.subject_runs(subject)))? {
+            return Ok(History::default());
+        }
+        match earlier {
+            Some(earlier) => history_after(self.layout, subject, earlier),
+            None => history(self.layout, subject),
+        }
+    }
+}
+
+/// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is. Empty where
+/// nothing is on record.
 pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
+    history_after(layout, subject, &History::default())
+}
+
+/// [`history`], where an earlier one is known: a verdict is written once, so only those that are not in it are read.
+pub fn history_after(
+    layout: &Layout,
+    subject: RunSubject,
+    earlier: &History,
+) -> Result<History, Error> {
     let folder = layout.subject_runs(subject);
     super::no_link(&folder)?;
+    let known: HashMap<RunId, &Arc<VerdictRecord>> =
+        (earlier.verdicts.iter()).map(|v| (v.run, v)).collect();
     let mut own = Vec::new();
-    let mut others: Vec<VerdictRecord> = Vec::new();
+    let mut others: Vec<Arc<VerdictRecord>> = Vec::new();
     for name in names(&folder)? {
         if let Some(dir) = RunDir::parse_dir(subject, &name) {
             own.push(dir);
         } else if is_link_name(&name) {
             let path = folder.join(&name);
-            others.extend(read(&path, || format!("{subject}/{name}"))?);
+            let verdict = read(&path, || format!("{subject}/{name}"))?;
+            others.extend(verdict.map(Arc::new));
         }
     }
     own.sort();
@@ -95,8 +151,12 @@ pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
     let mut verdicts = Vec::new();
     // Own runs stand in the order of their numbers, whatever the wall clock did meanwhile; others' are fitted in by time.
     for dir in &own {
-        let Some(verdict) = read_verdict(layout, dir)? else {
-            continue;
+        let verdict = match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
+            Some(verdict) => Arc::clone(verdict),
+            None => match read_verdict(layout, dir)? {
+                Some(verdict) => Arc::new(verdict),
+                None => continue,
+            },
         };
         while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall) {
             verdicts.push(other);
@@ -135,13 +195,55 @@ pub fn subjects(layout: &Layout) -> Result<Vec<RunSubject>, Error> {
     Ok(subjects)
 }
 
+/// What sums over many verdicts need of each.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Told {
+    pub format: u32,
+    pub run: RunId,
+    pub judged: Moment,
+    pub tasks: Vec<ToldTask>,
+    /// Is there one?
+    pub failure: Option<IgnoredAny>,
+    pub cost: Option<f64>,
+}
+
+/// See [`Told`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct ToldTask {
+    pub verdict: Verdict,
+}
+
+/// A verdict's line in history.jsonl, or as much of it as is wanted.
+trait Line: DeserializeOwned {
+    fn about(&self) -> (u32, RunId, &Moment);
+}
+
+impl Line for VerdictRecord {
+    fn about(&self) -> (u32, RunId, &Moment) {
+        (self.format, self.run, &self.judged)
+    }
+}
+
+impl Line for Told {
+    fn about(&self) -> (u32, RunId, &Moment) {
+        (self.format, self.run, &self.judged)
+    }
+}
+
+/// The verdicts from `since` on, at most the last `limit`, oldest first, from history.jsonl.
+pub fn told_since(layout: &Layout, since: Timestamp, limit: usize) -> Result<Vec<Told>, Error> {
+    let mut told: Vec<Told> = last(&layout.history(), limit, since)?;
+    told.retain(|told| told.judged.wall >= since);
+    Ok(told)
+}
+
 /// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
 pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let path = layout.history();
     for written in [&path, &files::turned_over(&path)] {
         let found = files::identity(written).map_err(io_error("look at", written))?;
         if found.is_some() {
-            return last(&path, limit);
+            return last(&path, limit, Timestamp(i64::MIN));
         }
     }
     let mut all = Vec::new();
@@ -156,20 +258,21 @@ pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error
     Ok(all)
 }
 
-/// The last `limit` verdicts, oldest first, of a file that is turned over.
-fn last(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
-    let newer = tail(path, limit)?;
-    if newer.len() == limit {
+/// The last `limit` verdicts, oldest first, of a file that is turned over; as far as back to `since`, and perhaps some older ones.
+fn last<T: Line>(path: &Utf8Path, limit: usize, since: Timestamp) -> Result<Vec<T>, Error> {
+    let newer: Vec<T> = tail(path, limit, since)?;
+    let is_older = |first: &T| first.about().2.wall < since;
+    if newer.len() == limit || newer.first().is_some_and(is_older) {
         return Ok(newer);
     }
-    let mut all = tail(&files::turned_over(path), limit - newer.len())?;
+    let mut all = tail(&files::turned_over(path), limit - newer.len(), since)?;
     all.extend(newer);
     Ok(all)
 }
 
-/// Reads lines from the end in blocks until there are `limit` verdicts. Lines that are torn or foreign are skipped, and of two
-/// lines for one verdict one counts.
-fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+/// Reads lines from the end in blocks until there are `limit` verdicts, or one from before `since`. Lines that are torn or foreign are
+/// skipped, and of two lines for one verdict one counts.
+fn tail<T: Line>(path: &Utf8Path, limit: usize, since: Timestamp) -> Result<Vec<T>, Error> {
     const BLOCK: u64 = 64 << 10;
     // Grows within a line, so that a long one is not copied once for each block of it.
     let mut block = BLOCK;
@@ -181,10 +284,12 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
     let mut start = file
         .seek(SeekFrom::End(0))
         .map_err(io_error("read", path))?;
-    let mut newest_first: Vec<VerdictRecord> = Vec::new();
+    let mut newest_first: Vec<T> = Vec::new();
+    let mut is_enough = false;
+    let mut known = HashSet::new();
     // What was read of the line that began before `start`.
     let mut rest: Vec<u8> = Vec::new();
-    while newest_first.len() < limit && start > 0 {
+    while newest_first.len() < limit && start > 0 && !is_enough {
         let mut bytes = Vec::new();
         let from = start.saturating_sub(block);
         file.seek(SeekFrom::Start(from))
@@ -209,13 +314,13 @@ fn tail(path: &Utf8Path, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
         };
         for line in complete.into_iter().rev() {
             // A newer line is skipped as a foreign one: history only informs; the run's own records are what refuses.
-            let Ok(Some(verdict)) = parse::<VerdictRecord>(line, String::new) else {
+            let Ok(verdict) = serde_json::from_slice::<T>(line) else {
                 continue;
             };
-            let is_known = newest_first
-                .iter()
-                .any(|known| known.run == verdict.run && known.judged == verdict.judged);
-            if newest_first.len() < limit && !is_known {
+            let (format, run, judged) = verdict.about();
+            is_enough |= judged.wall < since;
+            let is_known = |known: &mut HashSet<_>| !known.insert((run, judged.wall, judged.boot));
+            if format <= FORMAT && newest_first.len() < limit && !is_known(&mut known) {
                 newest_first.push(verdict);
             }
         }

@@ -18,7 +18,7 @@ fn shown(show: impl Fn(&PlanInput) -> String) -> String {
     over.observed.shim = false;
     seen.runs.push(over);
     seen.recent
-        .push(verdict_record("41/1", "product", None, 120));
+        .push(verdict_record("41/1", "product", None, 120).into());
     let decision = decide(&seen, &policy(), &now());
     let argv = [
         "goose",

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::core::decide::decide;
 use crate::core::model::{FileKey, Leftover, ProcessId, RunSubject, TaskStatus};
@@ -158,8 +160,8 @@ fn crowd() -> Scene {
         put_back: false,
     });
     for record in [&failed, &parked] {
-        let history = seen.histories.entry(record.run.subject).or_default();
-        history.verdicts.push(record.clone());
+        let history = Arc::make_mut(seen.histories.entry(record.run.subject).or_default());
+        history.verdicts.push(Arc::new(record.clone()));
         history.last_run = record.run.number;
     }
     let mut done = verdict_record("38/1", "coder", Some(Verdict::Done), 540);
@@ -177,7 +179,7 @@ fn crowd() -> Scene {
     killed.outcome = crate::core::model::Outcome::Signaled(9);
     killed.tokens = None;
     killed.cost = None;
-    seen.recent = vec![parked, done, handed, killed];
+    seen.recent = [parked, done, handed, killed].map(Arc::new).into();
     seen.inbound = vec![
         file("notes\u{202e}.md", InboundState::Settling { until: at(1) }),
         file("pipe", InboundState::Odd("a FIFO".into())),

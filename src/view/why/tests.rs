@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::core::decide::decide;
 use crate::core::record::{Failure, FailureClass, Verdict};
@@ -31,6 +33,7 @@ fn told<R>(
         now: &now,
         daemon,
         story,
+        start: None,
         time: &time,
     })
 }
@@ -56,8 +59,8 @@ fn scene() -> Snapshot {
         class: FailureClass::Task,
         reason: "made no progress".into(),
     });
-    let history = seen.histories.entry(failed.run.subject).or_default();
-    history.verdicts.push(failed);
+    let history = Arc::make_mut(seen.histories.entry(failed.run.subject).or_default());
+    history.verdicts.push(Arc::new(failed));
     history.last_run = 1;
     seen.details.insert(id(8), Detail::NotFound);
     seen
@@ -121,4 +124,30 @@ fn the_story_as_json() {
     }];
     let value = told(&scene(), alive(), 45, story, why_json);
     insta::assert_snapshot!(serde_json::to_string_pretty(&value).expect("plain data"));
+}
+
+#[test]
+fn the_steps_of_a_start_are_told_with_their_gaps() {
+    let run = live_run("42/2", "architect", "Add OAuth login", 360, 5120);
+    let (mut spec, mut state) = run.spec.zip(run.state).expect("a live run has both");
+    let after = |ms: i64| {
+        let mut moment = moment(-360);
+        moment.wall.0 += ms;
+        moment
+    };
+    spec.times.event = Some(after(0));
+    spec.times.look = after(1);
+    spec.times.decided = after(3);
+    spec.times.written = after(4);
+    state.started = after(6);
+    state.running = Some(after(7));
+    let words = Start::of(&spec, Some(&state)).words();
+    assert_eq!(
+        words,
+        "event, look +1 ms, decided +2 ms, recorded +1 ms, shim +2 ms, agent +1 ms: 7 ms in all"
+    );
+    // Without an event, and before the shim has said anything.
+    spec.times.event = None;
+    let words = Start::of(&spec, None).words();
+    assert_eq!(words, "look, decided +2 ms, recorded +1 ms: 3 ms in all");
 }

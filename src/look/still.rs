@@ -1,0 +1,111 @@
+//! Whether a rescan has anything to look at: told by stat(2) alone, which opens nothing and so makes no inotify event.
+//!
+//! Stands beside the look and not in it: it is asked once a rescan, while nothing happens, and costs the hot path nothing.
+//!
+//! Known gap: what a symlinked task folder leads to is not asked about; the next look at tinytask sees it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::Looker;
+use crate::core::model::{Now, QueueName};
+use crate::core::{InboundEntry, Snapshot};
+use crate::edge::files::Stamp;
+use crate::edge::goose;
+
+/// What has changed since the rescan before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rescan {
+    /// Nothing that a look at files would read.
+    Still,
+    Files,
+    /// calypso.toml, or something in recipes/, which also say which tinytask it is.
+    Settings,
+}
+
+/// As the files stood when it was last asked.
+#[derive(Debug, PartialEq)]
+pub(super) struct Stamps {
+    settings: BTreeMap<PathBuf, Option<Stamp>>,
+    files: BTreeMap<PathBuf, Option<Stamp>>,
+    /// Is the program found that is to run?
+    programs: BTreeMap<String, bool>,
+}
+
+impl Stamps {
+    fn is_fresh(&self, now: &Now) -> bool {
+        let all = self.settings.values().chain(self.files.values());
+        all.flatten().any(|stamp| stamp.is_fresh(now.wall))
+    }
+}
+
+/// May a look that saw this be the last one until a stamp differs? Not while what it saw may change without one: processes, whose
+/// ends are events only; folders in inbound/, the insides of which have stamps of their own; what could not be read.
+pub(super) fn is_told_by_stamps(seen: &Snapshot) -> bool {
+    seen.runs.is_empty()
+        && seen.strangers.is_empty()
+        && seen.unreadable.is_empty()
+        && !seen.inbound.iter().any(|entry: &InboundEntry| entry.is_dir)
+}
+
+impl Looker {
+    /// Has anything changed since this was last asked? Whoever is told so takes a look, which sees at least what is stamped here: the
+    /// stamps are older. So an event that was lost costs one rescan, as if a look were taken at each.
+    ///
+    /// Interleaving survived: a file is changed, stamped, looked at, and changed again within one tick of its file system's clock, so
+    /// that its stamp stays the same. Stamps as young as that are not kept, and the rescan after it looks again.
+    pub fn rescan(&mut self, now: &Now) -> Rescan {
+        let stamps = self.stamps();
+        let before = self.memory.stamps.take();
+        let found = match before {
+            Some(before) if before.settings != stamps.settings => Rescan::Settings,
+            Some(before) if before == stamps && self.memory.is_told_by_stamps => Rescan::Still,
+            _ => Rescan::Files,
+        };
+        self.memory.stamps = (!stamps.is_fresh(now)).then_some(stamps);
+        found
+    }
+
+    fn stamps(&mut self) -> Stamps {
+        let layout = &self.layout;
+        let stamp = |path: PathBuf| {
+            let stamp = Stamp::of(&path);
+            (path, stamp)
+        };
+        let within = |folder: PathBuf, names: &[OsString]| {
+            let entries: Vec<_> = names.iter().map(|name| stamp(folder.join(name))).collect();
+            entries.into_iter().chain([stamp(folder)])
+        };
+        let settings = within(layout.recipes().into(), self.memory.recipes.names())
+            .chain([stamp(layout.config().into())])
+            .collect();
+        let folders = [
+            layout.base().to_owned(),
+            layout.workqueue(),
+            layout.running_tasks(),
+            layout.state(),
+            layout.control(),
+            layout.live(),
+        ];
+        let files = within(layout.inbound().into(), self.memory.inbound.last())
+            .chain(folders.map(|folder| stamp(folder.into())))
+            .collect();
+        let queues: Vec<QueueName> = (self.memory.recipes.queues())
+            .chain(self.config.queues.keys())
+            .cloned()
+            .collect();
+        let programs = queues.iter().map(|queue| {
+            let program = goose::program(&self.config, queue);
+            (
+                program.to_owned(),
+                self.memory.programs.has(program, self.path.as_deref()),
+            )
+        });
+        Stamps {
+            settings,
+            files,
+            programs: programs.collect(),
+        }
+    }
+}

@@ -34,7 +34,10 @@ impl Steps {
         let run = newest(world, &subject, &agent.queue)?;
         let read = |name: &str| std::fs::read_to_string(run.join(name));
         let (spec, state) = (read("spec.json")?, read("state.json")?);
-        let times = spec.split_once("\"times\"").ok_or("a spec without times")?.1;
+        let times = spec
+            .split_once("\"times\"")
+            .ok_or("a spec without times")?
+            .1;
         let moments = [
             wall(times, "event"),
             wall(times, "look"),
@@ -58,7 +61,9 @@ impl Steps {
     /// Means, in milliseconds.
     pub fn row(&self) -> Row {
         let steps = NAMES.iter().zip(&self.0);
-        steps.fold(Row::default(), |row, (name, times)| row.with(name, times.mean()))
+        steps.fold(Row::default(), |row, (name, times)| {
+            row.with(name, times.mean())
+        })
     }
 }
 
@@ -77,6 +82,8 @@ fn newest(world: &World, subject: &str, queue: &str) -> Result<PathBuf, Failure>
     let folder = world.base.join(format!(".calypso/runs/{subject}"));
     let end = format!("-{queue}");
     let runs = std::fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let newest = runs.filter(|run| run.to_string_lossy().ends_with(&end)).max();
+    let newest = runs
+        .filter(|run| run.to_string_lossy().ends_with(&end))
+        .max();
     newest.ok_or_else(|| format!("no run of {queue} in {}", folder.display()).into())
 }

@@ -306,10 +306,10 @@ impl World {
     pub fn wait_quiet(&mut self, live: usize, span: Duration) -> Result<(), Failure> {
         self.wait("every verdict", |world| Ok(world.live() <= live))?;
         let pid = self.daemon_pid();
-        let (mut last, mut since) = (Process::of(pid)?.switches, Instant::now());
+        let (mut last, mut since) = (Process::of(pid)?, Instant::now());
         self.wait("a quiet daemon", |_| {
-            let now = Process::of(pid)?.switches;
-            if now != last {
+            let now = Process::of(pid)?;
+            if !now.is_still(&last) {
                 (last, since) = (now, Instant::now());
             }
             Ok(since.elapsed() >= span)
@@ -401,37 +401,57 @@ pub fn end_all(folder: &Path) {
 }
 
 /// What the kernel keeps account of, of one process; see proc(5).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Process {
-    /// Sum of voluntary_ctxt_switches over all threads.
-    pub switches: u64,
-    /// Nanoseconds on a CPU, by schedstat, over all threads.
-    pub cpu: u64,
+    /// Of each thread: voluntary_ctxt_switches, and nanoseconds on a CPU by schedstat.
+    threads: BTreeMap<String, (u64, u64)>,
     pub rss_kb: u64,
     pub peak_kb: u64,
     /// Private_Clean + Private_Dirty of smaps_rollup.
     pub private_kb: u64,
+    /// utime + stime of proc_pid_stat(5), milliseconds in steps of ten; of threads that ended, too.
+    pub cpu_ms: u64,
     /// Page faults of children that were collected, and children there are: both stand still where nothing was forked.
     pub children: (u64, usize),
 }
 
 impl Process {
     pub fn of(pid: u32) -> Result<Self, Failure> {
-        let mut sum = Self::default();
+        let mut process = Self::default();
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let path = task?.path();
-            let status = std::fs::read_to_string(path.join("status"))?;
-            sum.switches += number(&status, "voluntary_ctxt_switches:");
-            let stat = std::fs::read_to_string(path.join("schedstat"))?;
-            sum.cpu += stat
-                .split(' ')
-                .next()
-                .and_then(|ns| ns.parse().ok())
-                .unwrap_or(0);
-            let children = std::fs::read_to_string(path.join("children")).unwrap_or_default();
-            sum.children.1 += children.split_whitespace().count();
+            let task = task?;
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name));
+            // A thread may end at any time.
+            let (Ok(status), Ok(stat)) = (read("status"), read("schedstat")) else {
+                continue;
+            };
+            let cpu = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+            let name = task.file_name().to_string_lossy().into_owned();
+            let switches = number(&status, "voluntary_ctxt_switches:");
+            process.threads.insert(name, (switches, cpu.unwrap_or(0)));
+            let children = read("children").unwrap_or_default();
+            process.children.1 += children.split_whitespace().count();
         }
-        Ok(sum)
+        Ok(process)
+    }
+    /// Wakeups and nanoseconds of CPU since an earlier look. A thread that ended in between is left out.
+    pub fn since(&self, before: &Self) -> (u64, u64) {
+        self.threads
+            .iter()
+            .map(|(thread, now)| {
+                let then = before.threads.get(thread).copied().unwrap_or_default();
+                (now.0 - then.0, now.1 - then.1)
+            })
+            .fold((0, 0), |sum, thread| (sum.0 + thread.0, sum.1 + thread.1))
+    }
+    /// Threads that were there then and are not now.
+    pub fn ended_since(&self, before: &Self) -> usize {
+        let ended = |thread: &&String| !self.threads.contains_key(*thread);
+        before.threads.keys().filter(ended).count()
+    }
+    /// It has not run in between, as far as can be seen.
+    pub fn is_still(&self, before: &Self) -> bool {
+        self.threads == before.threads
     }
     /// Also what costs the kernel more to tell.
     pub fn whole(pid: u32) -> Result<Self, Failure> {
@@ -443,14 +463,16 @@ impl Process {
         sum.private_kb = number(&maps, "Private_Clean:") + number(&maps, "Private_Dirty:");
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let rest = stat.rsplit(") ").next().unwrap_or_default();
-        // cminflt and cmajflt, fields 11 and 13, where this begins with field 3.
-        let fault = |n: usize| {
+        // cminflt, cmajflt, utime and stime, fields 11, 13, 14 and 15, where this begins with field 3.
+        let field = |n: usize| {
             rest.split(' ')
                 .nth(n)
                 .and_then(|n| n.parse::<u64>().ok())
                 .unwrap_or(0)
         };
-        sum.children.0 = fault(8) + fault(10);
+        sum.children.0 = field(8) + field(10);
+        // USER_HZ is 100 wherever Linux runs on a machine that the agent knows.
+        sum.cpu_ms = (field(11) + field(12)) * 10;
         Ok(sum)
     }
 }

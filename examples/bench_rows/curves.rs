@@ -9,7 +9,7 @@ use crate::{Failure, Setup};
 /// Tasks in each queue where queues are counted.
 const IN_EACH: usize = 20;
 
-pub fn curves(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn curves(setup: &Setup) -> Result<Row, Failure> {
     // Six queues are what the measured hand-offs need.
     let few = latency::queues().len();
     let (tasks, runs, queues) = match setup.is_quick {

@@ -13,7 +13,7 @@ use crate::{Failure, Setup};
 /// A dispatcher's run and four of the task.
 const LAUNCHES: usize = 5;
 
-pub fn day(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn day(setup: &Setup) -> Result<Row, Failure> {
     let (requests, span) = match setup.is_quick {
         true => (8, Duration::from_secs(10)),
         false => (400, Duration::from_secs(480)),

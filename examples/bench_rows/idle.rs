@@ -9,7 +9,7 @@ use crate::{Failure, Setup};
 const QUEUES: usize = 10;
 const WAITING: usize = 10;
 
-pub fn idle(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn idle(setup: &Setup) -> Result<Row, Failure> {
     let minutes = if setup.is_quick { 1 } else { 10 };
     // In every other queue an agent works and the rest waits behind it; in the others all wait for a person.
     let queues: Vec<Queue> = (0..QUEUES)

@@ -15,12 +15,17 @@ use crate::world::{Queue, Stamp, World};
 use crate::{Failure, Setup, fill, sys};
 
 /// After an event in tinytask's database the daemon looks again for this long, as the event comes before the commit is visible.
-pub const ECHO: Duration = Duration::from_millis(320);
+pub(crate) const ECHO: Duration = Duration::from_millis(320);
 /// Nothing of tinytask's was touched.
-pub const CALM: Duration = Duration::from_millis(60);
+pub(crate) const CALM: Duration = Duration::from_millis(60);
 
 /// Writes a file into `inbound` and closes it there, or moves a closed one in; when, right before the close(2) or the rename(2).
-pub fn drop_file(outside: &Path, inbound: &Path, name: &str, rename: bool) -> Result<u64, Failure> {
+pub(crate) fn drop_file(
+    outside: &Path,
+    inbound: &Path,
+    name: &str,
+    rename: bool,
+) -> Result<u64, Failure> {
     let text = b"Add OAuth login. Users sign in with Google or GitHub.\n";
     let place = inbound.join(name);
     if rename {
@@ -38,9 +43,9 @@ pub fn drop_file(outside: &Path, inbound: &Path, name: &str, rename: bool) -> Re
 }
 
 /// One start of an agent.
-pub struct Start {
+pub(crate) struct Start {
     /// Milliseconds from its cause to the agent's first instruction.
-    pub took: f64,
+    pub(crate) took: f64,
     /// The clock at its cause, in nanoseconds.
     began: u64,
     agent: Stamp,
@@ -54,7 +59,7 @@ impl Start {
 }
 
 /// The queues of these rows.
-pub fn queues() -> Vec<Queue> {
+pub(crate) fn queues() -> Vec<Queue> {
     vec![
         Queue::new("dispatcher", "take", ""),
         Queue::new("land", "done", ""),
@@ -82,7 +87,7 @@ fn world(setup: &Setup, is_filled: bool) -> Result<World, Failure> {
 
 // ── a file ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-pub fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<Start, Failure> {
+pub(crate) fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<Start, Failure> {
     world.wait_quiet(0, CALM)?;
     let from = world.stamped()?;
     let inbound = world.base.join("inbound");
@@ -91,7 +96,7 @@ pub fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<Start, Fail
     Ok(Start::new(dropped, started))
 }
 
-pub fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+pub(crate) fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     let mut world = world(setup, is_filled)?;
     let mut peers = Peers::start(setup)?;
     let mut of_peers: Vec<Times> = peers.running.iter().map(|_| Times::default()).collect();
@@ -120,7 +125,11 @@ pub fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
 // ── a task ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// From the answer; and, in milliseconds, from the sending of the call.
-pub fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(Start, f64), Failure> {
+pub(crate) fn land_one(
+    world: &mut World,
+    giver: &str,
+    is_created: bool,
+) -> Result<(Start, f64), Failure> {
     let mut client = world.client()?;
     let waiting = match is_created {
         true => None,
@@ -147,7 +156,7 @@ pub fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(Sta
     Ok((Start::new(answered, started), from_call))
 }
 
-pub fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+pub(crate) fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     let mut world = world(setup, is_filled)?;
     let mut answers = [Times::default(), Times::default()];
     let (mut calls, mut steps) = (Times::default(), Steps::default());
@@ -168,15 +177,15 @@ pub fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
 // ── the end of a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// What one hand-off took, from two beginnings.
-pub struct HandOff {
+pub(crate) struct HandOff {
     /// From the pid file's removal.
-    pub start: Start,
+    pub(crate) start: Start,
     /// From the last act of the agent before: what the shim does at its end is in it too.
     from_last_act: f64,
 }
 
 /// The agent of `queue` hands its task to `last` and ends.
-pub fn hop(world: &mut World, queue: &str) -> Result<HandOff, Failure> {
+pub(crate) fn hop(world: &mut World, queue: &str) -> Result<HandOff, Failure> {
     world.wait_quiet(0, ECHO)?;
     let from = world.stamped()?;
     let task = world.client()?.create(queue, None)?.id;
@@ -216,7 +225,7 @@ fn same_queue(world: &mut World) -> Result<HandOff, Failure> {
     between(world, from, (first, "same"), started)
 }
 
-pub fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+pub(crate) fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     let mut world = world(setup, is_filled)?;
     let mut unlinked = [Times::default(), Times::default(), Times::default()];
     let (mut ended, mut steps) = (Times::default(), Steps::default());

@@ -22,11 +22,11 @@ const NAMES: [&str; 7] = [
 
 /// See the module.
 #[derive(Default)]
-pub struct Steps([Times; NAMES.len()]);
+pub(crate) struct Steps([Times; NAMES.len()]);
 
 impl Steps {
     /// The run of this agent, which is over; `began`: the clock when its cause came about.
-    pub fn add(&mut self, world: &World, began: u64, agent: &Stamp) -> Result<(), Failure> {
+    pub(crate) fn add(&mut self, world: &World, began: u64, agent: &Stamp) -> Result<(), Failure> {
         let subject = match agent.task.as_str() {
             "-" => "inbound".to_owned(),
             id => format!("task_{id}"),
@@ -59,7 +59,7 @@ impl Steps {
     }
 
     /// Means, in milliseconds.
-    pub fn row(&self) -> Row {
+    pub(crate) fn row(&self) -> Row {
         let steps = NAMES.iter().zip(&self.0);
         steps.fold(Row::default(), |row, (name, times)| {
             row.with(name, times.mean())

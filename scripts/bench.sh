@@ -89,7 +89,11 @@ program() {
 measured() {
     local row=$1
     shift
-    [[ -x $scratch/bench_rows ]] || rustc --edition 2024 -O -A unknown_lints -o "$scratch/bench_rows" examples/bench_rows/main.rs >&2
+    # Optimized, it takes longer to build than to run quickly.
+    local optimized=(-O)
+    [[ -z ${quick[*]} ]] || optimized=()
+    [[ -x $scratch/bench_rows ]] ||
+        rustc --edition 2024 "${optimized[@]}" -A unknown_lints -o "$scratch/bench_rows" examples/bench_rows/main.rs >&2
     [[ -x $scratch/agent ]] || rustc --edition 2024 -O -A unknown_lints -C panic=abort -C strip=symbols -C relocation-model=static \
         -C link-arg=-nostartfiles -C link-arg=-nostdlib -C link-arg=-static -o "$scratch/agent" examples/bench_rows/agent.rs >&2
     "$scratch/bench_rows" "$row" "$bin" "$scratch/agent" "$scratch" "$@" "${times[@]}"

@@ -268,7 +268,7 @@ async fn look(scene: &Scene) -> Look {
     let mut looker = Looker::new(config);
     looker.path = scene.path().map(OsStr::to_owned);
     let now = clock::now();
-    let seen = match tokio::time::timeout(LOOK_LIMIT, looker.look(Scope::Everything, &now)).await {
+    let seen = match tokio::time::timeout(LOOK_LIMIT, looker.look(&Scope::Everything, &now)).await {
         Ok(Ok(seen)) => seen,
         Ok(Err(error)) => return Err(chain(&error)),
         Err(_) => {

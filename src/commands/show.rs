@@ -40,7 +40,7 @@ async fn find(
         looker.as_daemon(&record.process);
     }
     let now = clock::now();
-    let mut seen = looker.look(Scope::Everything, &now).await?;
+    let mut seen = looker.look(&Scope::Everything, &now).await?;
     looker.vitals(&mut seen, &now);
     let mut generation = if looker.server.is_builtin {
         "built in".to_owned()

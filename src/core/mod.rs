@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub mod attention;
 pub mod decide;
 pub mod history;
 pub mod layout;
@@ -83,6 +84,15 @@ impl Snapshot {
             self.troubles.push(error.clone());
         }
         self.unreadable.insert(subject, error);
+    }
+
+    /// The task by the newest answer about it.
+    pub fn task_now(&self, id: TaskId) -> Option<&Task> {
+        match self.details.get(&id) {
+            Some(Detail::Found(found)) => Some(&found.task),
+            Some(Detail::NotFound) => None,
+            None => self.tasks.get(&id),
+        }
     }
 }
 

@@ -60,9 +60,9 @@ impl Trust {
     }
 
     /// The newest task known to be open besides `but`: where that is gone, tinytask may be another one since the last whole look.
-    pub fn witness(&self, but: Option<TaskId>) -> Option<TaskKey> {
+    pub fn witness(&self, but: &BTreeSet<TaskId>) -> Option<TaskKey> {
         let mut newest = self.open.iter().rev();
-        newest.find(|key| Some(key.id) != but).copied()
+        newest.find(|key| !but.contains(&key.id)).copied()
     }
 
     /// A look in which most of the tasks known to be open are gone without a trace is another server's, or a restored

@@ -13,9 +13,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::records::Holds;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, Moment, ProcessId};
-use crate::core::{Decision, Hold, Snapshot, Subject, Tinytask};
+use crate::core::{Hold, Snapshot, Subject, Tinytask};
 use crate::edge::files::{self, Durability};
 use crate::edge::{clock, kill_point, process, runs};
 
@@ -71,8 +72,19 @@ pub struct DaemonRecord {
     /// What it could not do at its last look, and tries again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-    /// Why nothing happens, for readers who do not want to look themselves.
+    /// Why nothing happens, for readers who do not want to look themselves: the first [`MOST_HOLDS`].
     pub holds: Vec<(String, Hold)>,
+    /// How many holds there are besides.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_holds: usize,
+}
+
+/// So many are written down; `status` tells all.
+const MOST_HOLDS: usize = 200;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl DaemonRecord {
@@ -81,7 +93,7 @@ impl DaemonRecord {
         watch: &str,
         trouble: Option<String>,
         seen: &Snapshot,
-        decision: &Decision,
+        holds: &Holds,
     ) -> Self {
         let tinytask = match &seen.tinytask {
             Tinytask::Fresh { .. } | Tinytask::NotAsked => "ok".to_owned(),
@@ -90,11 +102,9 @@ impl DaemonRecord {
                 format!("suspicious: {vanished} of {of} known tasks vanished at once")
             }
         };
-        let holds = decision
-            .holds
-            .iter()
-            .map(|(subject, hold)| (name(subject), hold.clone()))
-            .collect();
+        let more_holds = holds.iter().len().saturating_sub(MOST_HOLDS);
+        let first = holds.iter().take(MOST_HOLDS);
+        let holds = first.map(|(subject, hold)| (name(subject), hold.clone()));
         Self {
             format: crate::core::record::FORMAT,
             process: process::own(),
@@ -103,7 +113,8 @@ impl DaemonRecord {
             watch: watch.to_owned(),
             tinytask,
             trouble,
-            holds,
+            holds: holds.collect(),
+            more_holds,
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! One thread. inotify, pidfds, timers and signals only wake the loop; none of them is believed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,19 +16,27 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::core::attention::{Attention, News};
 use crate::core::decide::decide;
 use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp};
-use crate::core::record::{FileVerdict, Known};
-use crate::core::verdict::Meaning;
+use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
-use crate::edge::{clock, config, control, kill_point, process, runs, watch};
+use crate::edge::watch::{self, Watch};
+use crate::edge::{clock, config, kill_point, process, runs};
 use crate::look::{self, Looker, Scope, chain};
+use place::make_folders;
+use records::Holds;
 use timers::Timers;
 
 mod builtin;
+mod children;
+mod ending;
 mod journal;
+mod launching;
 mod lock;
 mod perform;
+mod place;
+mod records;
 mod timers;
 
 pub use builtin::{Builtin, start_builtin};
@@ -37,10 +45,6 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
-
-/// A shim that was just started says who it is within this, or refuses its spec; and is looked at this often until then.
-const SHIM_SAYS: Millis = Millis::secs(15);
-const SHIM_LOOK: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +162,12 @@ pub struct Daemon {
     wants_everything: bool,
     /// As it was last written down.
     known: Option<Known>,
+    /// What the next look has to ask tinytask about.
+    attention: Attention,
+    /// Why nothing happens to each, by the last look that could tell.
+    holds: Holds,
+    /// Ours; children in others are strays.
+    session: i32,
 }
 
 /// The runs that go on when the daemon leaves.
@@ -199,18 +209,20 @@ impl Daemon {
             is_displaced: false,
             trouble: None,
             heard_by: "once".into(),
-            wants_everything: false,
+            wants_everything: true,
             known: None,
+            attention: Attention::default(),
+            holds: Holds::default(),
+            session: process::own_session(),
         })
     }
 
     /// Looks, decides and acts until nothing is left to do now; waits for nothing but the ends of runs it is ending itself.
     pub async fn once(mut self) -> Result<(Snapshot, Decision), Error> {
-        let mut scope = Scope::Everything;
         loop {
-            let (seen, decision, acted) = self.round(scope).await?;
+            let (seen, decision, acted) = self.round(&Scope::Everything).await?;
             if self.looker.memory.in_hand.is_empty() && acted != Acted::Something {
-                self.record(&seen, &decision);
+                self.record(&seen);
                 return Ok((seen, decision));
             }
             if acted != Acted::Something
@@ -218,7 +230,6 @@ impl Daemon {
             {
                 self.is_done(&done);
             }
-            scope = Scope::Everything;
         }
     }
 
@@ -231,26 +242,32 @@ impl Daemon {
         self.journal.started(&self.since);
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
 
-        let own_session = process::own_session();
         let mut timers = Timers::new();
-        let mut scope = Scope::Everything;
         let mut rounds = 0;
         let mut has_looked = false;
         loop {
             self.looker.memory.closed = watch.closed_inbound();
             let began = Instant::now();
-            let round = self.round(scope).await;
-            let (wake_at, answered);
+            let asked = self.attention.take();
+            let scope = if std::mem::take(&mut self.wants_everything) {
+                Scope::Everything
+            } else {
+                Scope::Queues(asked)
+            };
+            let round = self.round(&scope).await;
+            let answered;
             let acted = match round {
                 Ok((looked, decision, acted)) => {
-                    wake_at = decision.wake_at;
                     answered = looked.tinytask.clone();
-                    if let Err(error) = watch.watch_tasks(&waited_folders(&decision)) {
-                        debug!(error = %error, "some task folders are left to the rescan");
-                    }
-                    self.heard_by(&watch);
-                    self.record(&looked, &decision);
                     self.watch_processes(&looked, &decision);
+                    // What an action led to comes first; what is said of it can wait.
+                    if acted != Acted::Something {
+                        if let Err(error) = watch.watch_tasks(&self.holds.waiting_folders()) {
+                            debug!(error = %error, "some task folders are left to the rescan");
+                        }
+                        self.heard_by(&watch);
+                        self.record(&looked);
+                    }
                     if scope == Scope::Everything && timers.take_prune() {
                         self.prune(&looked);
                     }
@@ -266,12 +283,13 @@ impl Daemon {
                     let error = chain(&error);
                     error!(error, "cannot look; nothing is started until that is over");
                     self.lock.tell(format!("cannot look: {error}")).ok();
-                    (wake_at, answered) = (None, Tinytask::NotAsked);
+                    self.attention.hear(News::Anything);
+                    answered = Tinytask::NotAsked;
                     Acted::Failed
                 }
             };
             timers.looked(
-                scope,
+                &scope,
                 self.looker.server.db.is_some(),
                 self.looker.config.rescan,
             );
@@ -284,11 +302,6 @@ impl Daemon {
                 0
             };
             if acted == Acted::Something && rounds < MOST_ROUNDS {
-                scope = if std::mem::take(&mut self.wants_everything) {
-                    Scope::Everything
-                } else {
-                    Scope::Queues
-                };
                 continue;
             }
             if rounds >= MOST_ROUNDS {
@@ -300,80 +313,168 @@ impl Daemon {
             }
             match acted {
                 Acted::Failed => timers.failed(),
-                Acted::Nothing => timers.succeeded(),
+                Acted::Nothing => timers.succeeded(self.left_alone_until()),
                 Acted::Something => {}
             }
             self.event = None;
-            // Looks keep a gap that grows with their cost, so that a storm of events cannot keep tinytask busy.
-            let rest = began.elapsed().min(Duration::from_secs(2));
-            tokio::time::sleep(rest).await;
-
-            scope = loop {
-                let reason = tokio::select! {
-                    biased;
-                    _ = signals.term.recv() => "TERM",
-                    _ = signals.int.recv() => "INT",
-                    wake = watch.next() => break self.woken(&wake, &mut timers),
-                    () = self.bell.notified() => break Scope::Queues,
-                    Some(done) = self.done.1.recv() => {
-                        self.is_done(&done);
-                        break Scope::Queues;
-                    }
-                    () = over(self.builtin.as_ref()) => {
-                        if let Some(builtin) = &mut self.builtin {
-                            builtin.is_over();
-                        }
-                        // The look finds it unreachable, and so it is started again.
-                        break Scope::Everything;
-                    }
-                    _ = signals.hup.recv() => {
-                        self.reload();
-                        break Scope::Everything;
-                    }
-                    _ = signals.child.recv() => {
-                        // Shims, and what their runs left, are in sessions of their own. Children in ours (a tinytask) belong
-                        // to whoever started them.
-                        process::reap_strays(|stat| stat.session != own_session);
-                        continue;
-                    }
-                    () = timers.due(wake_at) => {
-                        if timers.take_rescan() {
-                            watch.verify();
-                        }
-                        if timers.take_tinytask() {
-                            self.stuck.clear();
-                            break Scope::Everything;
-                        }
-                        break Scope::Queues;
-                    }
-                };
+            tokio::time::sleep(timers.rest_after(began.elapsed())).await;
+            if let Some(reason) = self.wait(&mut signals, &mut watch, &mut timers).await {
                 return Ok(self.leave(reason));
-            };
+            }
         }
     }
 
-    /// What a wake calls for.
-    fn woken(&mut self, wake: &watch::Wake, timers: &mut Timers) -> Scope {
+    /// When the first of the subjects whose launches failed may be tried again. Nothing else tells: a look at them meanwhile finds
+    /// nothing to do.
+    fn left_alone_until(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let untils = self.failing.values().map(|failing| failing.until);
+        untils.filter(|until| *until > now).min()
+    }
+
+    /// Returns when another look is called for; with the reason, when it is time to leave.
+    async fn wait(
+        &mut self,
+        signals: &mut Signals,
+        watch: &mut Watch,
+        timers: &mut Timers,
+    ) -> Option<&'static str> {
+        loop {
+            let wake_at = self.attention.wake_at();
+            let is_called_for = tokio::select! {
+                biased;
+                _ = signals.term.recv() => return Some("TERM"),
+                _ = signals.int.recv() => return Some("INT"),
+                wake = watch.next() => self.woken(&wake, watch, timers),
+                () = self.bell.notified() => {
+                    self.attention.hear(News::Runs);
+                    true
+                }
+                Some(done) = self.done.1.recv() => {
+                    self.is_done(&done);
+                    self.attention.hear(News::Runs);
+                    true
+                }
+                () = over(self.builtin.as_ref()) => {
+                    if let Some(builtin) = &mut self.builtin {
+                        builtin.is_over();
+                    }
+                    // The look finds it unreachable, and so it is started again.
+                    self.wants_everything = true;
+                    true
+                }
+                _ = signals.hup.recv() => {
+                    self.reload();
+                    self.wants_everything = true;
+                    true
+                }
+                _ = signals.child.recv() => {
+                    // Shims, and what their runs left, are in sessions of their own. Children in ours (a tinytask) belong
+                    // to whoever started them.
+                    process::reap_strays(|stat| stat.session != self.session);
+                    false
+                }
+                () = timers.due(wake_at) => self.timed(watch, timers),
+            };
+            if is_called_for {
+                return None;
+            }
+        }
+    }
+
+    /// Whether a wake calls for a look; what it is to ask is in `attention`.
+    fn woken(&mut self, wake: &watch::Wake, watch: &Watch, timers: &mut Timers) -> bool {
         for what in &wake.lost {
             warn!(what, "watching was disturbed");
             if self.lock.place() == lock::Place::Ours {
                 self.journal.lost(what);
             }
         }
-        if wake.areas.database {
-            timers.database();
-        }
         self.event = wake.first_event.map(at_moment);
-        if wake.areas.config || wake.areas.recipes || wake.areas.rescan {
+        let areas = wake.areas;
+        if areas.config || areas.recipes || areas.rescan {
             self.stuck.clear();
             self.reload();
-            return Scope::Everything;
+            self.wants_everything = true;
+            return true;
         }
-        Scope::Queues
+        if areas.database {
+            timers.database(self.is_told(watch));
+        }
+        if !self.is_told(watch) || areas.control {
+            self.attention.hear(News::Anything);
+            return true;
+        }
+        if areas.running {
+            self.attention.hear(News::Runs);
+        }
+        for task in &wake.tasks {
+            self.attention.hear(News::Task(*task));
+        }
+        areas.inbound || areas.running || self.attention.is_called_for()
+    }
+
+    /// Whether a timer that came calls for a look.
+    fn timed(&mut self, watch: &mut Watch, timers: &mut Timers) -> bool {
+        let is_told = self.is_told(watch);
+        if timers.take_rescan() {
+            watch.verify();
+            self.rescan();
+            return true;
+        }
+        if timers.take_tinytask() {
+            self.stuck.clear();
+            self.wants_everything = true;
+            return true;
+        }
+        match timers.take_database() {
+            Some(is_last) if is_told => {
+                self.read_hint(timers);
+                if is_last && let Some(hint) = &mut self.looker.hint {
+                    hint.rest();
+                }
+                self.attention.is_called_for()
+            }
+            _ => {
+                self.attention.hear(News::Anything);
+                true
+            }
+        }
+    }
+
+    /// Is every change of tinytask's told, by its database? Else each wake is about everything.
+    fn is_told(&self, watch: &Watch) -> bool {
+        self.looker.hint.is_some() && watch.hears_database()
+    }
+
+    /// Hears what changed in tinytask's database.
+    fn read_hint(&mut self, timers: &mut Timers) {
+        let Some(hint) = &mut self.looker.hint else {
+            return;
+        };
+        match hint.changes() {
+            Some(news) => news.into_iter().for_each(|news| self.attention.hear(news)),
+            None => {
+                // It cannot be told now: as if there were nothing to read.
+                timers.database(false);
+                self.attention.hear(News::Anything);
+            }
+        }
+    }
+
+    /// What no event told: folders of tasks that wait for something in them, and what has no events.
+    fn rescan(&mut self) {
+        self.attention.hear(News::Machine);
+        let changed: Vec<_> = (self.attention.folders())
+            .filter(|(task, known)| self.looker.folder(*task) != *known)
+            .collect();
+        for (task, _) in changed {
+            self.attention.hear(News::Task(task));
+        }
     }
 
     /// Look, decide, perform, once.
-    async fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Error> {
+    async fn round(&mut self, scope: &Scope) -> Result<(Snapshot, Decision, Acted), Error> {
         self.keep_place()?;
         let now = clock::now();
         let mut seen = self.looker.look(scope, &now).await?;
@@ -391,46 +492,14 @@ impl Daemon {
         let decided_at = clock::now();
         let decision = decide(&seen, &self.looker.config.policy, &decided_at);
         self.journal.seen(&seen, &decision, &decided_at);
+        self.attention.looked(&seen, &decision);
+        self.holds.looked(&seen, &decision);
         let acted = self.perform(&seen, &decision, &now).await;
+        self.attention.acted(&seen, &decision);
+        if acted == Acted::Failed {
+            self.attention.hear(News::Anything);
+        }
         Ok((seen, decision, acted))
-    }
-
-    /// Everything below goes by names, so the names must still lead to what was locked. Where only `.calypso` went, it is made and
-    /// locked anew: pid files in running_tasks/ keep tasks whose agents live from being started twice. Another base path is
-    /// never taken for this one: the agents of the one that was moved away would not be seen.
-    fn keep_place(&mut self) -> Result<(), Error> {
-        let layout = self.looker.layout.clone();
-        let place = self.lock.place();
-        let displaced = match place {
-            lock::Place::Elsewhere => Some(layout.base().to_owned()),
-            lock::Place::Emptied if layout.state().is_symlink() => Some(layout.state()),
-            lock::Place::Ours | lock::Place::Emptied => None,
-        };
-        let was_displaced = std::mem::replace(&mut self.is_displaced, displaced.is_some());
-        if let Some(path) = displaced {
-            return Err(Error::Displaced { path });
-        }
-        if was_displaced {
-            self.reload();
-        }
-        match place {
-            lock::Place::Ours | lock::Place::Elsewhere => {}
-            lock::Place::Emptied => {
-                make_folders(&layout)?;
-                self.lock = Lock::take(&layout)?;
-                let what = format!(
-                    "`{}` was deleted or replaced; what was recorded there is forgotten",
-                    layout.state()
-                );
-                warn!(what, "watching was disturbed");
-                self.journal = journal::Journal::open(&layout);
-                self.journal.lost(&what);
-                self.looker.memory.forget_records();
-            }
-        }
-        // As at the start: what was put in a folder's place must not be anybody's to write.
-        config::check_permissions(&layout)?;
-        Ok(())
     }
 
     fn is_done(&mut self, done: &Done) {
@@ -440,101 +509,8 @@ impl Daemon {
         }
     }
 
-    /// Settings are read anew; a bad file leaves the last good ones in force.
-    fn reload(&mut self) {
-        // Those of another base path, or of none, are not ours; they are read when it is back.
-        if self.lock.place() == lock::Place::Elsewhere {
-            self.is_displaced = true;
-            return;
-        }
-        match config::load(self.looker.layout.base(), &self.options.flags) {
-            Ok(config) => self.looker.reconfigure(config),
-            Err(error) => error!(
-                error = chain(&error),
-                "settings cannot be used; the last good ones stay in force"
-            ),
-        }
-    }
-
-    /// A pidfd for each process whose death no file tells: shims, agents whose shim is dead, and what outlived its run.
-    fn watch_processes(&mut self, seen: &Snapshot, decision: &Decision) {
-        let now = clock::now();
-        let live: BTreeMap<RunId, _> = seen
-            .runs
-            .iter()
-            .zip(&decision.meanings)
-            .filter_map(|(run, meaning)| {
-                let Some(state) = &run.state else {
-                    // Not even begun to say who it is: nothing but another look tells whether it does, or ends without a word.
-                    let spec = run.spec.as_ref().filter(|_| run.observed.shim)?;
-                    let is_new = spec.times.written.age(&now) < SHIM_SAYS;
-                    return is_new.then_some((run.dir.id, None));
-                };
-                let agent = run
-                    .observed
-                    .alive
-                    .as_ref()
-                    .and_then(|alive| alive.agent.clone());
-                let left = || {
-                    let alive = run.observed.alive.as_ref()?;
-                    let first = alive.leftovers.first().or(alive.doubtful.first())?;
-                    Some(first.process.clone())
-                };
-                let process = match (meaning, &state.state) {
-                    // One after the other: the look after an end finds the next.
-                    (Meaning::OrphanLeftovers | Meaning::StillAlive, _) => left()?,
-                    (Meaning::Orphan | Meaning::SignalledAlive, _) if agent.is_some() => agent?,
-                    (_, RunState::Starting | RunState::Running { .. }) if run.observed.shim => {
-                        state.shim.clone()
-                    }
-                    _ => return None,
-                };
-                Some((run.dir.id, Some(process)))
-            })
-            .collect();
-        self.watched.retain(|run, watching| {
-            let keep = live.contains_key(run) && !watching.is_finished();
-            if !keep {
-                watching.abort();
-            }
-            keep
-        });
-        for (run, of) in live {
-            if self.watched.contains_key(&run) {
-                continue;
-            }
-            let bell = Rc::clone(&self.bell);
-            let Some(of) = of else {
-                let waiting = tokio::task::spawn_local(async move {
-                    tokio::time::sleep(SHIM_LOOK).await;
-                    bell.notify_one();
-                });
-                self.watched.insert(run, waiting);
-                continue;
-            };
-            let pidfd = match process::Pidfd::open_checked(&of) {
-                Ok(Some(pidfd)) => pidfd,
-                Ok(None) => {
-                    // Dead already, since the look: look again.
-                    self.bell.notify_one();
-                    continue;
-                }
-                Err(error) => {
-                    warn!(%run, %error, "cannot watch its process; the rescan looks after it");
-                    continue;
-                }
-            };
-            let Ok(pidfd) = pidfd.watch() else { continue };
-            let watching = tokio::task::spawn_local(async move {
-                pidfd.over().await;
-                bell.notify_one();
-            });
-            self.watched.insert(run, watching);
-        }
-    }
-
     /// Says once what is left to the rescan.
-    fn heard_by(&mut self, watch: &watch::Watch) {
+    fn heard_by(&mut self, watch: &Watch) {
         let gaps = watch.gaps();
         let words = if gaps.is_empty() {
             "inotify".to_owned()
@@ -552,35 +528,6 @@ impl Daemon {
         }
     }
 
-    fn record(&mut self, seen: &Snapshot, decision: &Decision) {
-        let trouble = self.trouble.clone();
-        let record = DaemonRecord::new(&self.since, &self.heard_by, trouble, seen, decision);
-        if let Err(error) = self.lock.record(&record) {
-            warn!(error = %error, "cannot write daemon.json");
-        }
-        if let Err(error) = self.record_known(seen) {
-            warn!(error = chain(&error), "cannot write known.json");
-        }
-    }
-
-    /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
-    fn record_known(&mut self, seen: &Snapshot) -> Result<(), runs::Error> {
-        let known = self.looker.memory.trust.known();
-        if self.known.as_ref() != Some(&known) {
-            runs::write_known(&self.looker.layout, &known)?;
-            self.known = Some(known);
-        }
-        if seen.controls.trust_tinytask && matches!(seen.tinytask, Tinytask::Fresh { .. }) {
-            let wish = control::Control::ReleaseTinytask;
-            let what = "tinytask is the right one, a person says";
-            self.journal.did("mark", None, None, what.into());
-            if let Err(error) = control::remove(&self.looker.layout, &wish) {
-                warn!(%error, "cannot remove a control file");
-            }
-        }
-        Ok(())
-    }
-
     async fn revive_builtin(&mut self, seen: &Snapshot) {
         if let (Tinytask::Unreachable { .. }, Some(builtin)) = (&seen.tinytask, &mut self.builtin)
             && builtin.is_gone()
@@ -596,36 +543,6 @@ impl Daemon {
                     "the built-in tinytask does not start"
                 ),
             }
-        }
-    }
-
-    fn prune(&self, seen: &Snapshot) {
-        let is_whole = seen.coverage == crate::core::Coverage::Everything;
-        // Of another server's tasks it would follow that all of ours are closed.
-        if !is_whole || !matches!(seen.tinytask, Tinytask::Fresh { .. }) {
-            return;
-        }
-        let keep = Millis::secs(u64::from(self.looker.config.keep_days) * 86_400);
-        let per_task = self.looker.config.keep_per_task as usize;
-        let is_open = |id| seen.tasks.contains_key(&id);
-        let is_inbound_read = !seen.unreadable.contains_key(&RunSubject::Inbound);
-        let lying: BTreeMap<&str, i64> = (seen.inbound.iter())
-            .map(|entry| (entry.key.name.as_str(), entry.key.modified))
-            .collect();
-        // By name: a file that changes while its runs live is told by nothing else. See `FileStanding::of`.
-        let still_tells = |file: &FileVerdict| {
-            let lies = lying.get(file.file.name.as_str());
-            let counts = lies.is_some_and(|time| file.left || *time == file.file.modified);
-            !is_inbound_read || counts
-        };
-        let layout = &self.looker.layout;
-        kill_point::reach("prune:before");
-        let pruned = runs::prune(layout, clock::wall(), keep, per_task, is_open, still_tells);
-        kill_point::reach("prune:done");
-        match pruned {
-            Ok(0) => {}
-            Ok(runs) => info!(runs, "forgot old runs of closed tasks"),
-            Err(error) => warn!(error = chain(&error), "cannot forget old runs"),
         }
     }
 
@@ -669,53 +586,6 @@ enum Acted {
     Something,
     /// One failed: it is met again by the next look, which should not come at once.
     Failed,
-}
-
-/// Tasks that wait for something in their folder.
-fn waited_folders(decision: &Decision) -> BTreeSet<crate::core::model::TaskId> {
-    use crate::core::{Hold, Subject};
-    let waits = |hold: &Hold| {
-        matches!(
-            hold,
-            Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. }
-        )
-    };
-    let of_task = decision.holds.iter().filter(|(_, hold)| waits(hold));
-    of_task
-        .filter_map(|(subject, _)| {
-            if let Subject::Task(id) = subject {
-                Some(*id)
-            } else {
-                None
-            }
-        })
-        .collect()
-}
-
-/// The daemon's folders; the base path itself must be there.
-fn make_folders(layout: &crate::core::layout::Layout) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let folders = [
-        (layout.inbound(), 0o755),
-        (layout.workqueue(), 0o755),
-        (layout.running_tasks(), 0o755),
-        (layout.recipes(), 0o755),
-        (layout.state(), 0o755),
-        (layout.live(), 0o755),
-        (layout.runs(), 0o755),
-        (layout.tinytask(), 0o700),
-    ];
-    for (path, mode) in folders {
-        match std::fs::DirBuilder::new().mode(mode).create(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
-            Err(source) => return Err(Error::Write { path, source }),
-        }
-    }
-    control::make_folder(layout).map_err(|source| Error::Write {
-        path: layout.control(),
-        source,
-    })
 }
 
 fn at_moment(wall: Timestamp) -> Moment {

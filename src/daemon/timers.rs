@@ -16,6 +16,21 @@ const TINYTASK_WATCHED: Duration = Duration::from_secs(300);
 /// After the last write to tinytask's database: the event comes before the commit is visible (measured: 200 of 200 immediate
 /// looks were stale, 2 of 200 after 1 ms), so it is looked at again after these.
 const DATABASE_AGAIN: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
+/// Where the database itself can be read, it is after these, which costs microseconds while nothing is new.
+const DATABASE_READ: [Duration; 8] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+    Duration::from_millis(16),
+    Duration::from_millis(30),
+    Duration::from_millis(90),
+    Duration::from_millis(250),
+];
+/// Looks may take half of the time in the long run; in a burst, this much more.
+const BURST: Duration = Duration::from_millis(250);
+/// Longest rest between two looks.
+const REST: Duration = Duration::from_secs(2);
 /// First and longest wait after an action failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// First and longest wait until a tinytask that did not answer, or not as the one that is known, is asked again.
@@ -32,6 +47,9 @@ pub(super) struct Timers {
     retry: Option<Instant>,
     failures: u32,
     silences: u32,
+    /// Twice what looks took, less the time that has passed since.
+    debt: Duration,
+    last_look: Instant,
 }
 
 impl Timers {
@@ -45,14 +63,16 @@ impl Timers {
             retry: None,
             failures: 0,
             silences: 0,
+            debt: Duration::ZERO,
+            last_look: now,
         }
     }
 
     /// A look was taken: the slow ones count from here.
-    pub(super) fn looked(&mut self, scope: Scope, is_database_watched: bool, rescan: Millis) {
+    pub(super) fn looked(&mut self, scope: &Scope, is_database_watched: bool, rescan: Millis) {
         let now = Instant::now();
         self.rescan = now + Duration::from_millis(rescan.0.max(1000));
-        if scope == Scope::Everything {
+        if *scope == Scope::Everything {
             self.tinytask = now
                 + if is_database_watched {
                     TINYTASK_WATCHED
@@ -60,7 +80,16 @@ impl Timers {
                     TINYTASK
                 };
         }
-        self.database.retain(|at| *at > now);
+    }
+
+    /// How long to rest after a look that took this long: looks keep a gap that grows with their cost once they come without end, so
+    /// that a storm of events cannot keep tinytask busy.
+    pub(super) fn rest_after(&mut self, took: Duration) -> Duration {
+        let now = Instant::now();
+        let passed = now.duration_since(self.last_look);
+        self.last_look = now;
+        self.debt = self.debt.saturating_sub(passed) + 2 * took;
+        self.debt.saturating_sub(BURST).min(REST)
     }
 
     /// tinytask answered, or did not: then it is asked again, as nothing may tell that it is back.
@@ -79,10 +108,26 @@ impl Timers {
         }
     }
 
-    /// tinytask's database was written to.
-    pub(super) fn database(&mut self) {
+    /// tinytask's database was written to; can it be read?
+    pub(super) fn database(&mut self, can_be_read: bool) {
         let now = Instant::now();
-        self.database = DATABASE_AGAIN.iter().map(|after| now + *after).collect();
+        let after: &[Duration] = if can_be_read {
+            &DATABASE_READ
+        } else {
+            &DATABASE_AGAIN
+        };
+        self.database = after.iter().map(|after| now + *after).collect();
+    }
+
+    /// Is it time to see what was written to tinytask's database? And is that for the last time?
+    pub(super) fn take_database(&mut self) -> Option<bool> {
+        let now = Instant::now();
+        let due = self.database.partition_point(|at| *at <= now);
+        if due == 0 {
+            return None;
+        }
+        self.database.drain(..due);
+        Some(self.database.is_empty())
     }
 
     /// An action failed: it is tried again by the next look, at the latest after a wait that doubles.
@@ -95,10 +140,10 @@ impl Timers {
         self.retry = Some(Instant::now() + wait);
     }
 
-    /// Nothing failed.
-    pub(super) fn succeeded(&mut self) {
+    /// Nothing failed. Until `left_alone`, what failed before is only left alone for a while: then it is time for it.
+    pub(super) fn succeeded(&mut self, left_alone: Option<Instant>) {
         self.failures = 0;
-        self.retry = None;
+        self.retry = left_alone;
     }
 
     /// Returns at the earliest of all timers, or at `wake_at`.

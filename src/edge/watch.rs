@@ -161,6 +161,8 @@ impl Areas {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wake {
     pub areas: Areas,
+    /// The tasks whose folders came, went or changed.
+    pub tasks: BTreeSet<TaskId>,
     /// When the first event of this wake was read.
     pub first_event: Option<Timestamp>,
     /// What went wrong with the watching and what was done, in plain words, to be said.
@@ -194,6 +196,9 @@ struct State {
     /// Names in the database's directory that matter.
     database: Vec<OsString>,
     pending: Areas,
+    pending_tasks: BTreeSet<TaskId>,
+    /// Tasks whose folders are settling.
+    settling: BTreeSet<TaskId>,
     first_event: Option<Timestamp>,
     lost: Vec<String>,
     /// Watched directories that came (false) or went (true): to be armed again.
@@ -216,6 +221,9 @@ impl State {
     /// Wakes the daemon for `areas`.
     fn raise(&mut self, areas: Areas, at: Timestamp) {
         self.pending.add(areas);
+        if areas.workqueue {
+            self.pending_tasks.extend(&self.settling);
+        }
         self.first_event.get_or_insert(at);
     }
 }
@@ -305,6 +313,7 @@ impl Watch {
                 if !state.pending.is_empty() || !state.lost.is_empty() {
                     return Wake {
                         areas: std::mem::take(&mut state.pending),
+                        tasks: std::mem::take(&mut state.pending_tasks),
                         first_event: state.first_event.take(),
                         lost: std::mem::take(&mut state.lost),
                     };
@@ -394,6 +403,15 @@ impl Watch {
             .has_unwatched_tasks
             .then(|| "some task folders".to_owned());
         gone.map(|dir| name(&dir.path)).chain(tasks).collect()
+    }
+
+    /// Is tinytask's database watched?
+    pub fn hears_database(&self) -> bool {
+        let state = self.shared.lock();
+        self.dirs.iter().any(|dir| {
+            let areas = state.places.get(&dir.path);
+            dir.identity.is_some() && areas.is_some_and(|areas| areas.contains(&Area::Database))
+        })
     }
 
     /// Is a debouncer alive? It ends by itself a moment after things have settled, while [`Self::next`] is waited for.

@@ -4,25 +4,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use futures_util::stream;
 
 use super::{Looker, Scope, chain};
+use crate::core::attention::Asked;
 use crate::core::model::{
-    Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskStatus,
+    Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::Write;
 use crate::core::trust::Doubt;
 use crate::core::verdict::{Meaning, questions};
-use crate::core::{Coverage, Evidence, History, Run, Snapshot, Tinytask};
+use crate::core::{Coverage, Evidence, History, InboundState, Run, Snapshot, Tinytask};
 use crate::edge::{clock, goose, inbound, tinytask};
 
-/// Tasks asked about at the same time.
-const AT_ONCE: usize = 8;
-
 impl Looker {
-    pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) {
+    pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: &Scope, now: &Now) {
         seen.tinytask = match self.try_ask(seen, scope).await {
             Ok(None) => Tinytask::NotAsked,
             Ok(Some(took)) => {
@@ -50,7 +46,7 @@ impl Looker {
     async fn try_ask(
         &mut self,
         seen: &mut Snapshot,
-        scope: Scope,
+        scope: &Scope,
     ) -> Result<Option<Millis>, (String, Option<String>)> {
         let Some(tinytask) = &self.tinytask else {
             return Err((self.server.why_none(), None));
@@ -67,8 +63,8 @@ impl Looker {
                 seen.coverage = Coverage::Everything;
                 tinytask.open_tasks().await.map_err(error)?
             }
-            Scope::Queues => {
-                let queues = self.queues_to_ask(seen, &over);
+            Scope::Queues(asked) => {
+                let queues = self.queues_to_ask(seen, &over, asked);
                 if queues.is_empty() {
                     return Ok(None);
                 }
@@ -82,7 +78,7 @@ impl Looker {
                 tasks
             }
         };
-        let is_whole = scope == Scope::Everything;
+        let is_whole = *scope == Scope::Everything;
         seen.tasks = tasks
             .into_iter()
             .filter(Task::is_open)
@@ -117,7 +113,7 @@ impl Looker {
                     .filter(|id| !is_whole && seen.tasks.contains_key(id)),
             )
             .collect();
-        for (id, detail) in details(tinytask, &wanted).await {
+        for (id, detail) in tinytask.details(&wanted).await {
             match detail {
                 Ok(detail) => drop(seen.details.insert(id, detail)),
                 // The server answers, so the rest goes on; what it says of this one task cannot be understood.
@@ -144,8 +140,9 @@ impl Looker {
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
     }
 
-    /// Queues that could start something, and queues a run of which is over.
-    fn queues_to_ask(&self, seen: &Snapshot, over: &[&Run]) -> BTreeSet<QueueName> {
+    /// Queues that could start something and that `asked` is about, and queues a run of which is over. Requests are started on tinytask's
+    /// word, too: the dispatcher's queue is asked while some are complete.
+    fn queues_to_ask(&self, seen: &Snapshot, over: &[&Run], asked: &Asked) -> BTreeSet<QueueName> {
         let mut used: BTreeMap<&QueueName, u32> = BTreeMap::new();
         for run in seen.runs.iter().filter(|run| run.verdict.is_none()) {
             *used.entry(&run.dir.queue).or_default() += 1;
@@ -168,7 +165,16 @@ impl Looker {
                 .and_then(|recipe| recipe.as_ref().ok());
             used.get(queue).copied().unwrap_or(0) < policy.slots(queue, recipe)
         });
-        free.chain(over.iter().map(|run| &run.dir.queue))
+        let has_requests =
+            (seen.inbound.iter()).any(|entry| matches!(entry.state, InboundState::Settled { .. }));
+        let is_asked = |queue: &QueueName| match asked {
+            Asked::All => true,
+            Asked::Only(queues) => {
+                queues.contains(queue) || (has_requests && *queue == policy.inbound_queue)
+            }
+        };
+        free.filter(|queue| is_asked(queue))
+            .chain(over.iter().map(|run| &run.dir.queue))
             .cloned()
             .collect()
     }
@@ -210,7 +216,7 @@ impl Looker {
             .iter()
             .filter_map(|(subject, history)| parked(subject, history))
             .collect();
-        let details = details(tinytask, &wanted).await;
+        let details = tinytask.details(&wanted).await;
         seen.details.extend(
             details
                 .into_iter()
@@ -287,25 +293,13 @@ impl Looker {
     }
 }
 
-/// `get_task` of each. A few at a time: the time limit of a call counts from its making, and thousands made at once would wait for
-/// each other until it has passed.
-async fn details<'a>(
-    tinytask: &tinytask::Tinytask,
-    ids: impl IntoIterator<Item = &'a TaskId>,
-) -> Vec<(TaskId, Result<Detail, tinytask::Error>)> {
-    stream::iter(ids)
-        .map(async |id| (*id, tinytask.detail(*id).await))
-        .buffered(AT_ONCE)
-        .collect()
-        .await
-}
-
 /// Is the task still what its launch was decided on?
-pub fn is_still_runnable(detail: &Detail, queue: &QueueName) -> bool {
+pub fn is_still_runnable(detail: &Detail, key: Option<TaskKey>, queue: &QueueName) -> bool {
     let Detail::Found(found) = detail else {
         return false;
     };
-    found.task.status == TaskStatus::Idle
+    Some(found.task.key()) == key
+        && found.task.status == TaskStatus::Idle
         && !found.task.is_archived
         && !found.task.is_blocked
         && found.open_subtasks == 0

@@ -19,8 +19,9 @@ use std::ffi::{OsStr, OsString};
 use camino::Utf8Path;
 
 use crate::core::Snapshot;
+use crate::core::attention::Asked;
 use crate::core::layout::Layout;
-use crate::core::model::{Now, ProcessId, RunSubject};
+use crate::core::model::{Now, ProcessId, RunSubject, TaskId, Timestamp};
 use crate::edge::{
     config::Config, control, files, goose, inbound, process, recipe, runs, tinytask,
 };
@@ -35,12 +36,12 @@ pub use memory::Memory;
 pub use server::{Server, which_server};
 
 /// How much of tinytask a look asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// All open tasks.
     Everything,
-    /// Only what can change a decision: queues with a free slot, and what runs that ended have touched.
-    Queues,
+    /// Only what can change a decision: of these queues the ones with a free slot, and what runs that ended have touched.
+    Queues(Asked),
 }
 
 /// The base path could not be looked at.
@@ -61,6 +62,8 @@ pub struct Looker {
     pub config: Config,
     pub server: Server,
     pub tinytask: Option<tinytask::Tinytask>,
+    /// Where its database is on this machine.
+    pub hint: Option<tinytask::Hint>,
     pub memory: Memory,
     /// The PATH on which runs' programs are looked for: the live daemon's, where somebody else looks.
     pub path: Option<OsString>,
@@ -72,12 +75,14 @@ impl Looker {
         let layout = Layout::new(config.base.clone());
         let server = which_server(&config, &layout);
         let tinytask = server.client(&config);
+        let hint = server.db.as_deref().map(tinytask::Hint::new);
         let memory = Memory::of(&layout);
         Self {
             layout,
             config,
             server,
             tinytask,
+            hint,
             memory,
             path: process::Environment::own().os("PATH").map(OsStr::to_owned),
         }
@@ -99,12 +104,15 @@ impl Looker {
         {
             self.tinytask = server.client(&config);
         }
+        if server.db != self.server.db {
+            self.hint = server.db.as_deref().map(tinytask::Hint::new);
+        }
         self.server = server;
         self.config = config;
     }
 
     /// One look, at the moment `now`.
-    pub async fn look(&mut self, scope: Scope, now: &Now) -> Result<Snapshot, Error> {
+    pub async fn look(&mut self, scope: &Scope, now: &Now) -> Result<Snapshot, Error> {
         let mut seen = Snapshot::default();
         self.processes(&mut seen)?;
         self.files(&mut seen, now)?;
@@ -175,12 +183,15 @@ impl Looker {
 
     /// The folders of the tasks that tinytask showed; whatever else lies in workqueue/ is nobody's question.
     fn folders(&self, seen: &mut Snapshot) {
-        for id in seen.tasks.keys() {
-            let path = self.layout.task_folder(*id);
-            if let Some(changed) = files::modified(&path).filter(|_| path.is_dir()) {
-                seen.folders.insert(*id, changed);
-            }
-        }
+        let ids = seen.tasks.keys();
+        let folders = ids.filter_map(|id| Some((*id, self.folder(*id)?)));
+        seen.folders = folders.collect();
+    }
+
+    /// When a task's folder last changed; `None` where there is none.
+    pub fn folder(&self, id: TaskId) -> Option<Timestamp> {
+        let path = self.layout.task_folder(id);
+        files::modified(&path).filter(|_| path.is_dir())
     }
 }
 

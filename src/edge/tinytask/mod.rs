@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -23,10 +24,12 @@ use crate::edge::kill_point;
 
 mod connect;
 mod error;
+mod hint;
 mod stdio;
 pub mod wire;
 
 pub use error::{Cause, Error};
+pub use hint::Hint;
 pub use wire::{Comment, Link, Page};
 
 use connect::Session;
@@ -37,6 +40,8 @@ pub const AUTHOR: &str = "calypso-watch";
 /// v2 refuses a body above about 100 KB with a bare "500".
 const BODY_LIMIT: usize = 90_000;
 const LOCKED_TRIES: u32 = 5;
+/// Tasks asked about at the same time.
+const AT_ONCE: usize = 8;
 
 /// Where a tinytask is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +213,28 @@ impl Tinytask {
             // Deleted before, or between, the two.
             (Err(Error::NotFound(_)), _) | (_, Err(Error::NotFound(_))) => Ok(Detail::NotFound),
             (found, open_subtasks) => wire::detail(&found?, open_subtasks?),
+        }
+    }
+
+    /// [`Self::detail`] of each. A few at a time: the time limit of a call counts from its making, and thousands made at once would wait
+    /// for each other until it has passed.
+    pub async fn details<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a TaskId>,
+    ) -> Vec<(TaskId, Result<Detail, Error>)> {
+        stream::iter(ids)
+            .map(async |id| (*id, self.detail(*id).await))
+            .buffered(AT_ONCE)
+            .collect()
+            .await
+    }
+
+    /// One task as lists show it; `None`: there is no such task.
+    pub async fn task(&self, id: TaskId) -> Result<Option<Task>, Error> {
+        match self.get(id).await {
+            Ok(text) => wire::task("get_task", &text).map(Some),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -162,7 +162,7 @@ impl Row {
 }
 
 /// `2026-11-22T18:38:55Z` (v2) or `2026-11-22 18:38:55` (v1, UTC without saying so).
-fn parse_time(text: &str) -> Option<Timestamp> {
+pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
     let at = match text.parse::<jiff::Timestamp>() {
         Ok(at) => at,
         Err(_) => text

@@ -147,9 +147,13 @@ fn told(shared: &Shared, result: DebounceEventResult) {
     gate.held.remove(areas);
     told.remove(gate.held);
     let since = gate.since;
+    let is_settled = !gate.held.workqueue;
     if !told.is_empty() {
         state.raise(told, since);
         shared.bell.notify_one();
+    }
+    if is_settled {
+        state.settling.clear();
     }
 }
 
@@ -159,5 +163,6 @@ pub(super) fn end_if_quiet(state: &mut State) {
         && !gate.held.is_empty()
     {
         state.raise(gate.held, gate.since);
+        state.settling.clear();
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use notify::event::{AccessKind, AccessMode, CreateKind, Event, EventKind, ModifyKind, RenameMode};
 
 use super::{Area, Areas, Shared, State, gate};
-use crate::core::model::Timestamp;
+use crate::core::layout::parse_subject_dir;
+use crate::core::model::{TaskId, Timestamp};
 use crate::edge::clock;
 
 pub(super) fn handle(shared: &Arc<Shared>, event: notify::Result<Event>) {
@@ -97,7 +98,15 @@ impl State {
             return;
         };
         for area in areas {
-            match self.urgency(area, event, path, name, at) {
+            let urgency = self.urgency(area, event, path, name, at);
+            if let Some(task) = task_of(area, name) {
+                match urgency {
+                    Urgency::None => {}
+                    Urgency::Now => drop(self.pending_tasks.insert(task)),
+                    Urgency::Settle | Urgency::Both => drop(self.settling.insert(task)),
+                }
+            }
+            match urgency {
                 Urgency::None => {}
                 Urgency::Now => self.raise(Areas::only(area), at),
                 Urgency::Settle => gate::feed(self, shared, event, Areas::only(area), at),
@@ -198,6 +207,15 @@ impl State {
             }
             _ => Urgency::Settle,
         }
+    }
+}
+
+/// The task whose folder an event is of.
+fn task_of(area: Area, name: &OsStr) -> Option<TaskId> {
+    match area {
+        Area::Task(task) => Some(task),
+        Area::Workqueue => parse_subject_dir(name.to_str()?)?.task(),
+        _ => None,
     }
 }
 

@@ -1,0 +1,254 @@
+//! Which queues the next look asks tinytask about: those that something happened to.
+//!
+//! Where nobody tells which tasks changed (tinytask is on another machine, say), every wake is about all of them, and this is no more
+//! than a flag. Where its database is at hand, a look costs what changed and not what there is.
+//!
+//! No wake may be lost by asking less. A task that waits does so for one of these, and each is heard of:
+//!
+//! | waits for | its queue is asked |
+//! |---|---|
+//! | tinytask to say something else | when its rows change ([`News::Queue`]) |
+//! | its folder, or a comment | when that comes or changes ([`News::Task`]) |
+//! | a run: its own, one that touched it, the one with the slot, the one that probes a provider, somebody else's | when a run, or a pid file, changes ([`News::Runs`]) |
+//! | a program to be there, a record to be readable, a process to be seen | at each rescan ([`News::Machine`]) |
+//! | a time | when the earliest of the times has come: with all others ([`News::Anything`]) |
+//! | a person's word, a recipe, a program, tinytask itself | with all others |
+//!
+//! Queues of runs that are over, and the dispatcher's while requests wait, are asked by each look of its own accord. And a slow look at
+//! everything corrects whatever this has wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::model::{QueueName, TaskId, Timestamp};
+use super::{Action, Coverage, Decision, Hold, Snapshot, Subject, Tinytask};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Nobody can tell what it changes.
+    Anything,
+    /// Open tasks of this queue came, went or changed.
+    Queue(QueueName),
+    /// The folder of this task came, went or changed; somebody commented on it.
+    Task(TaskId),
+    /// A run or a pid file came, went or changed.
+    Runs,
+    /// Time for what no event tells of.
+    Machine,
+}
+
+/// The queues to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    All,
+    Only(BTreeSet<QueueName>),
+}
+
+/// What has happened since tinytask was last asked, and what it could matter to.
+#[derive(Debug)]
+pub struct Attention {
+    is_all: bool,
+    queues: BTreeSet<QueueName>,
+    /// Queues with a task that waits for a run.
+    for_runs: BTreeSet<QueueName>,
+    /// Queues with a task that waits for something on this machine that no event tells of.
+    for_machine: BTreeSet<QueueName>,
+    /// Tasks that wait for something that is told by their number; when their folders last changed.
+    tasks: BTreeMap<TaskId, (QueueName, Option<Timestamp>)>,
+    wake_at: Option<Timestamp>,
+}
+
+impl Default for Attention {
+    /// Nothing was ever asked.
+    fn default() -> Self {
+        Self {
+            is_all: true,
+            queues: BTreeSet::new(),
+            for_runs: BTreeSet::new(),
+            for_machine: BTreeSet::new(),
+            tasks: BTreeMap::new(),
+            wake_at: None,
+        }
+    }
+}
+
+impl Attention {
+    /// Takes it in, for the next look.
+    pub fn hear(&mut self, news: News) {
+        match news {
+            News::Anything => self.is_all = true,
+            News::Queue(queue) => drop(self.queues.insert(queue)),
+            News::Task(task) => {
+                let queue = self.tasks.get(&task).map(|(queue, _)| queue);
+                self.queues.extend(queue.cloned());
+            }
+            News::Runs => self.queues.extend(self.for_runs.iter().cloned()),
+            News::Machine => self.queues.extend(self.for_machine.iter().cloned()),
+        }
+    }
+
+    /// Would a look now ask tinytask about something that happened?
+    pub fn is_called_for(&self) -> bool {
+        self.is_all || !self.queues.is_empty()
+    }
+
+    /// What a look that begins now has to ask. What happens from here on is for the one after it.
+    pub fn take(&mut self) -> Asked {
+        let queues = std::mem::take(&mut self.queues);
+        if std::mem::take(&mut self.is_all) {
+            self.wake_at = None;
+            return Asked::All;
+        }
+        Asked::Only(queues)
+    }
+
+    /// Learns from a look, and from what was decided on it, what its tasks wait for.
+    pub fn looked(&mut self, seen: &Snapshot, decision: &Decision) {
+        if let Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } = seen.tinytask {
+            self.is_all = true;
+        }
+        self.wake_at = match (self.wake_at, decision.wake_at) {
+            (Some(earlier), Some(at)) => Some(earlier.min(at)),
+            (one, other) => one.or(other),
+        };
+        match &seen.coverage {
+            Coverage::Nothing => return,
+            Coverage::Queues(covered) => {
+                self.for_runs.retain(|queue| !covered.contains(queue));
+                self.for_machine.retain(|queue| !covered.contains(queue));
+                self.tasks.retain(|_, (queue, _)| !covered.contains(queue));
+            }
+            Coverage::Everything => {
+                self.for_runs.clear();
+                self.for_machine.clear();
+                self.tasks.clear();
+            }
+        }
+        for (subject, hold) in &decision.holds {
+            let Subject::Task(id) = subject else { continue };
+            let Some(queue) = seen.tasks.get(id).and_then(|task| task.queue()) else {
+                continue;
+            };
+            let waits = Waits::of(hold);
+            if waits.run {
+                self.for_runs.insert(queue.clone());
+            }
+            if waits.machine {
+                self.for_machine.insert(queue.clone());
+            }
+            if waits.task {
+                let changed = seen.folders.get(id).copied();
+                self.tasks.insert(*id, (queue, changed));
+            }
+        }
+    }
+
+    /// Tasks that wait for something in their folders, and when these had last changed when they were looked at; `None`: they were
+    /// not there.
+    pub fn folders(&self) -> impl Iterator<Item = (TaskId, Option<Timestamp>)> + '_ {
+        self.tasks.iter().map(|(id, (_, changed))| (*id, *changed))
+    }
+
+    /// Learns what a round did, or tried: the next look finds what follows from it.
+    pub fn acted(&mut self, seen: &Snapshot, decision: &Decision) {
+        for action in &decision.actions {
+            match action {
+                // All that could be started was decided on together with it.
+                Action::Launch(_) => {}
+                Action::RecordVerdict { run, verdict } | Action::FinishVerdict { run, verdict } => {
+                    self.hear(News::Queue(run.queue.clone()));
+                    self.hear(News::Runs);
+                    for task in &verdict.tasks {
+                        let queue = seen.task_now(task.key.id).and_then(|task| task.queue());
+                        self.queues.extend(queue);
+                    }
+                }
+                Action::Stop { .. }
+                | Action::Sweep { .. }
+                | Action::ClearPidFile { .. }
+                | Action::ClearStranger { .. }
+                | Action::ClearLitter { .. }
+                | Action::ClearStop { .. } => self.hear(News::Runs),
+                Action::RecordMark { .. }
+                | Action::PutBack { .. }
+                | Action::CreateFolder { .. } => self.hear(News::Anything),
+            }
+        }
+    }
+
+    /// When to look again although nothing was heard; then [`News::Anything`] is to be heard.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        self.wake_at
+    }
+}
+
+/// What can end the wait of a task, besides tinytask, a time, and a person.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Waits {
+    run: bool,
+    task: bool,
+    machine: bool,
+}
+
+impl Waits {
+    fn of(hold: &Hold) -> Self {
+        let nothing = Self::default();
+        match hold {
+            // Rows of tinytask, people, settings or times end these, and each of them is heard of by itself.
+            Hold::TinytaskUnreachable { .. }
+            | Hold::TinytaskSuspicious { .. }
+            | Hold::Paused
+            | Hold::QueuePaused { .. }
+            | Hold::NoRecipe
+            | Hold::BrokenRecipe { .. }
+            | Hold::NoTaskId { .. }
+            | Hold::BlockedBy { .. }
+            | Hold::OpenSubtasks { .. }
+            | Hold::NotAssigned { .. }
+            | Hold::BackingOff { .. }
+            | Hold::TooManyRuns { .. }
+            | Hold::LostTooOften { .. }
+            | Hold::StoppedByPerson { .. }
+            | Hold::HeldByFile
+            | Hold::WorkingElsewhere => nothing,
+            Hold::NoProgram { .. } | Hold::UnreadableRecords { .. } => Self {
+                machine: true,
+                ..nothing
+            },
+            Hold::NoFolder | Hold::Parked { .. } => Self {
+                task: true,
+                ..nothing
+            },
+            Hold::AwaitingFiles { .. } => Self {
+                run: true,
+                task: true,
+                ..nothing
+            },
+            Hold::Unknown { .. } | Hold::RunningOutside { .. } | Hold::OddPidFile { .. } => Self {
+                run: true,
+                machine: true,
+                ..nothing
+            },
+            Hold::Environment { .. }
+            | Hold::Provider { .. }
+            | Hold::Running { .. }
+            | Hold::NoSlot { .. }
+            | Hold::MaxRuns { .. }
+            | Hold::StopAsked
+            | Hold::RunNotOver { .. }
+            | Hold::StillAlive { .. }
+            | Hold::VerdictWaits { .. } => Self {
+                run: true,
+                ..nothing
+            },
+            // Files in inbound/ are looked at by each look.
+            Hold::Settling { .. }
+            | Hold::OddFile { .. }
+            | Hold::DispatchedNotMoved { .. }
+            | Hold::FileBackingOff { .. }
+            | Hold::FileParked { .. }
+            | Hold::NoDispatcher { .. }
+            | Hold::DispatcherNeedsTask { .. } => nothing,
+        }
+    }
+}

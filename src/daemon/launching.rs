@@ -106,6 +106,8 @@ impl Daemon {
                 if !is_still_runnable(&detail, key, &launch.queue) {
                     self.looker.memory.rechecked.insert(id);
                     self.attention.hear(News::Queue(launch.queue.clone()));
+                    // The place that it would have taken is free for those that were held for it.
+                    self.attention.hear(News::Runs);
                     return Ok(true);
                 }
                 Some(detail)

@@ -313,7 +313,7 @@ impl Daemon {
             }
             match acted {
                 Acted::Failed => timers.failed(),
-                Acted::Nothing => timers.succeeded(),
+                Acted::Nothing => timers.succeeded(self.left_alone_until()),
                 Acted::Something => {}
             }
             self.event = None;
@@ -322,6 +322,14 @@ impl Daemon {
                 return Ok(self.leave(reason));
             }
         }
+    }
+
+    /// When the first of the subjects whose launches failed may be tried again. Nothing else tells: a look at them meanwhile finds
+    /// nothing to do.
+    fn left_alone_until(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let untils = self.failing.values().map(|failing| failing.until);
+        untils.filter(|until| *until > now).min()
     }
 
     /// Returns when another look is called for; with the reason, when it is time to leave.

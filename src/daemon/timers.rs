@@ -145,10 +145,10 @@ impl Timers {
         self.retry = Some(Instant::now() + wait);
     }
 
-    /// Nothing failed.
-    pub(super) fn succeeded(&mut self) {
+    /// Nothing failed. Until `left_alone`, what failed before is only left alone for a while: then it is time for it.
+    pub(super) fn succeeded(&mut self, left_alone: Option<Instant>) {
         self.failures = 0;
-        self.retry = None;
+        self.retry = left_alone;
     }
 
     /// Returns at the earliest of all timers, or at `wake_at`.

@@ -171,6 +171,19 @@ def latencies(data):
     return "\n".join(lines)
 
 
+def steps(data):
+    """Means of each step of a start; they add up to the mean, which a few slow ones lift above the median."""
+    rows = [row + end for row in PARTS for end in ("", "_10k") if get(data, f"{row}{end}.steps_ms")]
+    if not rows:
+        return ""
+    found = {row: data[row]["steps_ms"] for row in rows}
+    names = list(found[rows[0]])
+    lines = ["| ms, mean | " + " | ".join(f"`{row}`" for row in rows) + " |", "| --- |" + " ---: |" * len(rows)]
+    for name in names:
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(ms(found[row].get(name)) for row in rows) + " |")
+    return "\n".join(lines)
+
+
 def flat(value, above=""):
     for key, part in value.items():
         name = f"{above} {key}".strip().replace("_", " ")
@@ -226,7 +239,7 @@ def main():
     data = {}
     for path in asked.json:
         data.update(json.loads(path.read_text()))
-    blocks = {"machine": machine(data), "targets": targets(data), "latencies": latencies(data), "details": details(data)}
+    blocks = {"machine": machine(data), "targets": targets(data), "latencies": latencies(data), "steps": steps(data), "details": details(data)}
     if getattr(asked, "print"):
         print("\n\n".join(blocks.values()))
         return

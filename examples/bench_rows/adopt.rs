@@ -10,7 +10,7 @@ const QUEUES: usize = 50;
 /// So many are ended at the end, to see that the daemon that took them up notices.
 const ENDED: usize = 5;
 
-pub fn adopt_500_ms(setup: &Setup) -> Result<Measured, Failure> {
+pub(crate) fn adopt_500_ms(setup: &Setup) -> Result<Measured, Failure> {
     let agents = if setup.is_quick { 100 } else { 500 };
     let queues: Vec<Queue> = (0..QUEUES)
         .map(|n| {

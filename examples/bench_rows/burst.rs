@@ -5,7 +5,7 @@ use crate::stats::Row;
 use crate::world::World;
 use crate::{Failure, Setup, sys};
 
-pub fn burst_100k(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn burst_100k(setup: &Setup) -> Result<Row, Failure> {
     let files = if setup.is_quick { 20_000 } else { 100_000 };
     let mut world = World::new(setup, setup.folder("burst")?, "", &latency::queues())?;
     world.start()?;

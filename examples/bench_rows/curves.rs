@@ -9,7 +9,7 @@ use crate::{Failure, Setup};
 /// Tasks in each queue where queues are counted.
 const IN_EACH: usize = 20;
 
-pub fn curves(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn curves(setup: &Setup) -> Result<Row, Failure> {
     // Six queues are what the measured hand-offs need.
     let few = latency::queues().len();
     let (tasks, runs, queues) = match setup.is_quick {
@@ -62,12 +62,12 @@ fn point(setup: &Setup, at: usize, size: Size) -> Result<Row, Failure> {
     let times = setup.times(24);
     // The first of each pays for beginnings.
     for n in 0..=times {
-        let drop = latency::drop_one(&mut world, n, n % 2 == 0)?;
+        let drop = latency::drop_one(&mut world, n, n % 2 == 0)?.took;
         let (land, _) = latency::land_one(&mut world, "people", n % 2 == 0)?;
-        let hop = latency::hop(&mut world, "hop")?.unlinked;
+        let hop = latency::hop(&mut world, "hop")?.start.took;
         if n > 0 {
             drops.add(drop);
-            lands.add(land);
+            lands.add(land.took);
             hops.add(hop);
         }
     }

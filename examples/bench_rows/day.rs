@@ -13,7 +13,7 @@ use crate::{Failure, Setup};
 /// A dispatcher's run and four of the task.
 const LAUNCHES: usize = 5;
 
-pub fn day(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn day(setup: &Setup) -> Result<Row, Failure> {
     let (requests, span) = match setup.is_quick {
         true => (8, Duration::from_secs(10)),
         false => (400, Duration::from_secs(480)),
@@ -29,7 +29,10 @@ pub fn day(setup: &Setup) -> Result<Row, Failure> {
     world.start()?;
     world.wait_quiet(0, Duration::from_secs(1))?;
     let (daemon, tinytask) = (world.daemon_pid(), world.tinytask_pid()?);
-    let start = (Process::of(daemon)?.cpu, Process::of(tinytask)?.cpu);
+    let start = (
+        Process::whole(daemon)?.cpu_ms,
+        Process::whole(tinytask)?.cpu_ms,
+    );
     let arrivals = arrivals(requests);
     let inbound = world.base.join("inbound");
     let mut client = world.client()?;
@@ -87,14 +90,13 @@ fn sample(
         Process::whole(daemon)?,
         Process::whole(tinytask)?,
     );
-    let ms = |from: u64, to: u64| (to - from) as f64 / 1e6;
     Ok(Row::default()
         .with("hour", hour)
         .with("launches", launches as f64)
         .with("live_runs", world.live() as f64)
-        .with("daemon_cpu_ms", ms(start.0, daemon.cpu))
+        .with("daemon_cpu_ms", (daemon.cpu_ms - start.0) as f64)
         .with("daemon_rss_kb", daemon.rss_kb as f64)
-        .with("tinytask_cpu_ms", ms(start.1, tinytask.cpu))
+        .with("tinytask_cpu_ms", (tinytask.cpu_ms - start.1) as f64)
         .with("tinytask_rss_kb", tinytask.rss_kb as f64))
 }
 

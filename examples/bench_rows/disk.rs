@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::stats::{Row, Times};
 use crate::{Failure, Measured, Setup};
 
-pub fn fsync_ms(setup: &Setup) -> Result<Measured, Failure> {
+pub(crate) fn fsync_ms(setup: &Setup) -> Result<Measured, Failure> {
     let folder = setup.folder("fsync")?;
     let mut times = Times::default();
     for n in 0..setup.times(200) {

@@ -17,10 +17,10 @@ use crate::{Failure, Setup};
 
 /// How much.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
-    pub tasks: usize,
-    pub runs: usize,
-    pub queues: usize,
+pub(crate) struct Size {
+    pub(crate) tasks: usize,
+    pub(crate) runs: usize,
+    pub(crate) queues: usize,
 }
 
 /// Runs of a task that is done; more than twenty are forgotten.
@@ -31,7 +31,7 @@ const CLIENTS: usize = 8;
 
 impl Setup {
     /// What the rows whose name ends in `_10k` measure.
-    pub fn full_size(&self) -> Size {
+    pub(crate) fn full_size(&self) -> Size {
         match self.is_quick {
             true => Size {
                 tasks: 1_000,
@@ -48,7 +48,7 @@ impl Setup {
 }
 
 /// A world of the full size. The first row that asks for it makes it, the rows after take it as that one left it.
-pub fn filled(setup: &Setup) -> Result<World, Failure> {
+pub(crate) fn filled(setup: &Setup) -> Result<World, Failure> {
     let size = setup.full_size();
     let base = setup.scratch.join("filled");
     let is_there = base.join("is-filled").exists();
@@ -65,7 +65,7 @@ pub fn filled(setup: &Setup) -> Result<World, Failure> {
 }
 
 /// The measured queues and as many others as make up the number.
-pub fn queues(size: Size) -> Vec<Queue> {
+pub(crate) fn queues(size: Size) -> Vec<Queue> {
     let mut queues = latency::queues();
     let others = size.queues.saturating_sub(queues.len());
     queues.extend((0..others).map(|n| Queue::new(format!("work-{n:02}"), "done", "")));
@@ -73,7 +73,7 @@ pub fn queues(size: Size) -> Vec<Queue> {
 }
 
 /// Puts tasks and runs there. Ends with the daemon dead and tinytask alive.
-pub fn fill(world: &mut World, size: Size) -> Result<(), Failure> {
+pub(crate) fn fill(world: &mut World, size: Size) -> Result<(), Failure> {
     world.start()?;
     latency::hop(world, "hop")?;
     world.wait_quiet(0, latency::ECHO)?;

@@ -7,21 +7,21 @@ use std::time::Duration;
 use crate::Failure;
 
 /// See the module.
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
     port: u16,
 }
 
 /// A task as a call answered it.
 #[derive(Debug, Clone)]
-pub struct Task {
-    pub id: u64,
+pub(crate) struct Task {
+    pub(crate) id: u64,
     /// `2026-11-23 02:15:42` or with a T; as it stands there.
-    pub created_at: String,
+    pub(crate) created_at: String,
 }
 
 impl Client {
-    pub fn connect(port: u16) -> Result<Self, Failure> {
+    pub(crate) fn connect(port: u16) -> Result<Self, Failure> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -32,7 +32,7 @@ impl Client {
     }
 
     /// A new task, blocked by another or by none.
-    pub fn create(&mut self, queue: &str, blocked_by: Option<u64>) -> Result<Task, Failure> {
+    pub(crate) fn create(&mut self, queue: &str, blocked_by: Option<u64>) -> Result<Task, Failure> {
         let blocked =
             blocked_by.map_or_else(String::new, |id| format!(r#","blocked_by_task_id":{id}"#));
         let body = format!(
@@ -46,13 +46,13 @@ impl Client {
         })
     }
 
-    pub fn hand_over(&mut self, task: u64, from: &str, to: &str) -> Result<(), Failure> {
+    pub(crate) fn hand_over(&mut self, task: u64, from: &str, to: &str) -> Result<(), Failure> {
         let body = format!(r#"{{"current_agent":"{from}","new_agent":"{to}","comment":"next"}}"#);
         self.call("POST", &format!("tasks/{task}/transfer"), &body)?;
         Ok(())
     }
 
-    pub fn complete(&mut self, task: u64) -> Result<(), Failure> {
+    pub(crate) fn complete(&mut self, task: u64) -> Result<(), Failure> {
         self.call(
             "PATCH",
             &format!("tasks/{task}"),
@@ -62,12 +62,12 @@ impl Client {
     }
 
     /// The body of an answer of the two hundreds.
-    pub fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String, Failure> {
+    pub(crate) fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String, Failure> {
         self.send(method, &format!("/api/v1/{path}"), "", body)
     }
 
     /// A call of an MCP tool; the answer as it came.
-    pub fn tool(&mut self, name: &str, arguments: &str) -> Result<String, Failure> {
+    pub(crate) fn tool(&mut self, name: &str, arguments: &str) -> Result<String, Failure> {
         let body = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}}}"#
         );
@@ -122,7 +122,7 @@ impl Client {
 }
 
 /// The first field of this name in a JSON text whose values have no commas, quotes or braces in them.
-pub fn field(json: &str, name: &str) -> Option<String> {
+pub(crate) fn field(json: &str, name: &str) -> Option<String> {
     let at = json.find(&format!("\"{name}\":"))?;
     let rest = json[at..].split_once(':')?.1.trim_start();
     let value = match rest.strip_prefix('"') {

@@ -9,7 +9,7 @@ use crate::{Failure, Setup};
 const QUEUES: usize = 10;
 const WAITING: usize = 10;
 
-pub fn idle(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn idle(setup: &Setup) -> Result<Row, Failure> {
     let minutes = if setup.is_quick { 1 } else { 10 };
     // In every other queue an agent works and the rest waits behind it; in the others all wait for a person.
     let queues: Vec<Queue> = (0..QUEUES)
@@ -41,53 +41,49 @@ pub fn idle(setup: &Setup) -> Result<Row, Failure> {
         world.tinytask_pid()?,
         shims(&world.base),
     );
-    let before = (Process::whole(daemon)?, Process::whole(tinytask)?);
-    let shims_before = sum(shims.values())?;
+    let look = || {
+        let all = [daemon, tinytask]
+            .into_iter()
+            .chain(shims.values().copied());
+        all.map(Process::whole).collect::<Result<Vec<_>, _>>()
+    };
+    let before = look()?;
     std::thread::sleep(Duration::from_secs(60 * minutes));
-    let after = (Process::whole(daemon)?, Process::whole(tinytask)?);
-    let shims_after = sum(shims.values())?;
+    let after = look()?;
 
+    let spent: Vec<(u64, u64)> = after
+        .iter()
+        .zip(&before)
+        .map(|(after, before)| after.since(before))
+        .collect();
     let count = shims.len().max(1) as f64;
-    let per_min = |before: u64, after: u64| (after - before) as f64 / minutes as f64;
-    let ms = |before: u64, after: u64| (after - before) as f64 / 1e6;
+    let of_shims = spent[2..]
+        .iter()
+        .fold((0, 0), |sum, shim| (sum.0 + shim.0, sum.1 + shim.1));
+    let per_min = |switches: u64| switches as f64 / minutes as f64;
+    let ms = |cpu: u64| cpu as f64 / 1e6;
+    let mean = |kb: fn(&Process) -> u64| after[2..].iter().map(kb).sum::<u64>() as f64 / count;
     // A child that was collected left page faults, one that lives is among the children.
-    let forked = after.0.children != before.0.children;
+    let forked = after[0].children != before[0].children;
     Ok(Row::default()
-        .with(
-            "wakeups_per_min",
-            per_min(before.0.switches, after.0.switches),
-        )
-        .with("cpu_ms", ms(before.0.cpu, after.0.cpu))
+        .with("wakeups_per_min", per_min(spent[0].0))
+        .with("cpu_ms", ms(spent[0].1))
         .with("forks", f64::from(u8::from(forked)))
-        .with("daemon_rss_kb", after.0.rss_kb as f64)
-        .with("shim_private_kb", shims_after.private_kb as f64 / count)
-        .with("shim_rss_kb", shims_after.rss_kb as f64 / count)
-        .with("tinytask_rss_kb", after.1.rss_kb as f64)
+        .with("daemon_rss_kb", after[0].rss_kb as f64)
+        .with("shim_private_kb", mean(|shim| shim.private_kb))
+        .with("shim_rss_kb", mean(|shim| shim.rss_kb))
+        .with("tinytask_rss_kb", after[1].rss_kb as f64)
         .with("minutes", minutes as f64)
+        .with("tinytask_wakeups_per_min", per_min(spent[1].0))
+        .with("tinytask_cpu_ms", ms(spent[1].1))
+        .with("shim_wakeups_per_min", per_min(of_shims.0) / count)
+        .with("shim_cpu_ms", ms(of_shims.1) / count)
         .with(
-            "tinytask_wakeups_per_min",
-            per_min(before.1.switches, after.1.switches),
+            "daemon_threads_ended",
+            after[0].ended_since(&before[0]) as f64,
         )
-        .with("tinytask_cpu_ms", ms(before.1.cpu, after.1.cpu))
-        .with(
-            "shim_wakeups_per_min",
-            per_min(shims_before.switches, shims_after.switches) / count,
-        )
-        .with("shim_cpu_ms", ms(shims_before.cpu, shims_after.cpu) / count)
-        .with("daemon_peak_kb", after.0.peak_kb as f64)
+        .with("daemon_peak_kb", after[0].peak_kb as f64)
         .with("queues", QUEUES as f64)
         .with("live_runs", shims.len() as f64)
         .with("waiting_tasks", (QUEUES * WAITING) as f64))
-}
-
-fn sum<'a>(pids: impl Iterator<Item = &'a u32>) -> Result<Process, Failure> {
-    let mut sum = Process::default();
-    for pid in pids {
-        let process = Process::whole(*pid)?;
-        sum.switches += process.switches;
-        sum.cpu += process.cpu;
-        sum.rss_kb += process.rss_kb;
-        sum.private_kb += process.private_kb;
-    }
-    Ok(sum)
 }

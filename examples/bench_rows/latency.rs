@@ -10,16 +10,22 @@ use std::time::Duration;
 
 use crate::peers::Peers;
 use crate::stats::{Row, Times};
-use crate::world::{Queue, World};
+use crate::steps::Steps;
+use crate::world::{Queue, Stamp, World};
 use crate::{Failure, Setup, fill, sys};
 
 /// After an event in tinytask's database the daemon looks again for this long, as the event comes before the commit is visible.
-pub const ECHO: Duration = Duration::from_millis(320);
+pub(crate) const ECHO: Duration = Duration::from_millis(320);
 /// Nothing of tinytask's was touched.
-pub const CALM: Duration = Duration::from_millis(60);
+pub(crate) const CALM: Duration = Duration::from_millis(60);
 
 /// Writes a file into `inbound` and closes it there, or moves a closed one in; when, right before the close(2) or the rename(2).
-pub fn drop_file(outside: &Path, inbound: &Path, name: &str, rename: bool) -> Result<u64, Failure> {
+pub(crate) fn drop_file(
+    outside: &Path,
+    inbound: &Path,
+    name: &str,
+    rename: bool,
+) -> Result<u64, Failure> {
     let text = b"Add OAuth login. Users sign in with Google or GitHub.\n";
     let place = inbound.join(name);
     if rename {
@@ -36,8 +42,24 @@ pub fn drop_file(outside: &Path, inbound: &Path, name: &str, rename: bool) -> Re
     Ok(at)
 }
 
+/// One start of an agent.
+pub(crate) struct Start {
+    /// Milliseconds from its cause to the agent's first instruction.
+    pub(crate) took: f64,
+    /// The clock at its cause, in nanoseconds.
+    began: u64,
+    agent: Stamp,
+}
+
+impl Start {
+    fn new(began: u64, agent: Stamp) -> Self {
+        let took = (agent.at as f64 - began as f64) / 1e6;
+        Self { took, began, agent }
+    }
+}
+
 /// The queues of these rows.
-pub fn queues() -> Vec<Queue> {
+pub(crate) fn queues() -> Vec<Queue> {
     vec![
         Queue::new("dispatcher", "take", ""),
         Queue::new("land", "done", ""),
@@ -65,26 +87,28 @@ fn world(setup: &Setup, is_filled: bool) -> Result<World, Failure> {
 
 // ── a file ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-pub fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<f64, Failure> {
+pub(crate) fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<Start, Failure> {
     world.wait_quiet(0, CALM)?;
     let from = world.stamped()?;
     let inbound = world.base.join("inbound");
     let dropped = drop_file(&world.base, &inbound, &format!("request-{n}.md"), rename)?;
     let started = world.started(from, "dispatcher", None)?;
-    Ok((started.at as f64 - dropped as f64) / 1e6)
+    Ok(Start::new(dropped, started))
 }
 
-pub fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+pub(crate) fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     let mut world = world(setup, is_filled)?;
     let mut peers = Peers::start(setup)?;
     let mut of_peers: Vec<Times> = peers.running.iter().map(|_| Times::default()).collect();
     let (mut closed, mut renamed) = (Times::default(), Times::default());
+    let mut steps = Steps::default();
     for n in 0..setup.times(200) * 2 {
         let rename = n % 2 == 0;
-        let took = drop_one(&mut world, 1000 + n, rename)?;
-        if rename { &mut renamed } else { &mut closed }.add(took);
+        let start = drop_one(&mut world, 1000 + n, rename)?;
+        if rename { &mut renamed } else { &mut closed }.add(start.took);
         // What the daemon still has to do for that one is over before the next is measured.
         world.wait_quiet(0, CALM)?;
+        steps.add(&world, start.began, &start.agent)?;
         for (at, times) in of_peers.iter_mut().enumerate() {
             times.add(peers.measure(at, &format!("request-{n}.md"), rename)?);
         }
@@ -95,13 +119,17 @@ pub fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     for (peer, times) in peers.running.iter().zip(&of_peers) {
         row = row.with_row(peer.name, Row::of(times));
     }
-    Ok(row)
+    Ok(row.with_row("steps_ms", steps.row()))
 }
 
 // ── a task ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// From the answer, and from the call.
-pub fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(f64, f64), Failure> {
+/// From the answer; and, in milliseconds, from the sending of the call.
+pub(crate) fn land_one(
+    world: &mut World,
+    giver: &str,
+    is_created: bool,
+) -> Result<(Start, f64), Failure> {
     let mut client = world.client()?;
     let waiting = match is_created {
         true => None,
@@ -124,49 +152,52 @@ pub fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(f64
     };
     let answered = sys::clock();
     let started = world.started(from, "land", Some(task))?;
-    let ms = |since: u64| (started.at as f64 - since as f64) / 1e6;
-    Ok((ms(answered), ms(called)))
+    let from_call = (started.at as f64 - called as f64) / 1e6;
+    Ok((Start::new(answered, started), from_call))
 }
 
-pub fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+pub(crate) fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     let mut world = world(setup, is_filled)?;
     let mut answers = [Times::default(), Times::default()];
-    let mut calls = Times::default();
+    let (mut calls, mut steps) = (Times::default(), Steps::default());
     for n in 0..setup.times(200) * 2 {
-        let (answer, call) = land_one(&mut world, "people", n % 2 == 0)?;
-        answers[n % 2].add(answer);
+        let (start, call) = land_one(&mut world, "people", n % 2 == 0)?;
+        answers[n % 2].add(start.took);
         calls.add(call);
+        world.wait_quiet(0, CALM)?;
+        steps.add(&world, start.began, &start.agent)?;
     }
     Ok(Row::of(&answers[0].join(&answers[1]))
         .with_row("created", Row::of(&answers[0]))
         .with_row("handed_over", Row::of(&answers[1]))
-        .with_row("from_call", Row::of(&calls)))
+        .with_row("from_call", Row::of(&calls))
+        .with_row("steps_ms", steps.row()))
 }
 
 // ── the end of a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// What one hand-off took, from two beginnings.
-pub struct HandOff {
+pub(crate) struct HandOff {
     /// From the pid file's removal.
-    pub unlinked: f64,
+    pub(crate) start: Start,
     /// From the last act of the agent before: what the shim does at its end is in it too.
-    ended: f64,
+    from_last_act: f64,
 }
 
 /// The agent of `queue` hands its task to `last` and ends.
-pub fn hop(world: &mut World, queue: &str) -> Result<HandOff, Failure> {
+pub(crate) fn hop(world: &mut World, queue: &str) -> Result<HandOff, Failure> {
     world.wait_quiet(0, ECHO)?;
     let from = world.stamped()?;
     let task = world.client()?.create(queue, None)?.id;
     let second = world.started(from, "last", Some(task))?;
-    between(world, from, (task, queue), second.at)
+    between(world, from, (task, queue), second)
 }
 
 fn between(
     world: &World,
     from: usize,
     (task, queue): (u64, &str),
-    second: u64,
+    second: Stamp,
 ) -> Result<HandOff, Failure> {
     let name = task.to_string();
     let ended = world
@@ -176,10 +207,9 @@ fn between(
         .ok_or("an agent that did not end")?
         .at;
     let unlinked = world.unlinked(task, &format!("0001-{queue}"))?;
-    let ms = |since: u64| (second as f64 - since as f64) / 1e6;
     Ok(HandOff {
-        unlinked: ms(unlinked),
-        ended: ms(ended),
+        from_last_act: (second.at as f64 - ended as f64) / 1e6,
+        start: Start::new(unlinked, second),
     })
 }
 
@@ -192,26 +222,30 @@ fn same_queue(world: &mut World) -> Result<HandOff, Failure> {
     world.started(from, "same", Some(first))?;
     let second = client.create("same", None)?.id;
     let started = world.started(from, "same", Some(second))?;
-    between(world, from, (first, "same"), started.at)
+    between(world, from, (first, "same"), started)
 }
 
-pub fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+pub(crate) fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
     let mut world = world(setup, is_filled)?;
     let mut unlinked = [Times::default(), Times::default(), Times::default()];
-    let mut ended = Times::default();
+    let (mut ended, mut steps) = (Times::default(), Steps::default());
     for _ in 0..setup.times(200) {
+        let first = hop(&mut world, "hop")?;
+        world.wait_quiet(0, CALM)?;
+        steps.add(&world, first.start.began, &first.start.agent)?;
         let of_each = [
-            hop(&mut world, "hop")?,
+            first,
             same_queue(&mut world)?,
             hop(&mut world, "hop-at-once")?,
         ];
         for (times, hand_off) in unlinked.iter_mut().zip(&of_each) {
-            times.add(hand_off.unlinked);
+            times.add(hand_off.start.took);
         }
-        ended.add(of_each[0].ended);
+        ended.add(of_each[0].from_last_act);
     }
     Ok(Row::of(&unlinked[0])
         .with_row("same_queue", Row::of(&unlinked[1]))
         .with_row("handed_over_and_gone_at_once", Row::of(&unlinked[2]))
-        .with_row("from_last_act_of_agent", Row::of(&ended)))
+        .with_row("from_last_act_of_agent", Row::of(&ended))
+        .with_row("steps_ms", steps.row()))
 }

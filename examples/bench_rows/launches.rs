@@ -24,7 +24,7 @@ enum Way {
     Calls,
 }
 
-pub fn launches_per_s(setup: &Setup) -> Result<Measured, Failure> {
+pub(crate) fn launches_per_s(setup: &Setup) -> Result<Measured, Failure> {
     let queues: Vec<Queue> = (0..QUEUES)
         .map(|n| Queue::new(format!("work-{n:02}"), "nap", NAP))
         .collect();

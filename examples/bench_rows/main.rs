@@ -31,20 +31,21 @@ mod memory;
 mod peers;
 mod stats;
 mod status;
+mod steps;
 mod sys;
 mod world;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a row found.
-pub enum Measured {
+pub(crate) enum Measured {
     Row(Row),
     /// One number, and how it came about, under a key of its own.
     Headline(f64, &'static str, Row),
 }
 
 /// What was asked for.
-pub struct Setup {
+pub(crate) struct Setup {
     binary: PathBuf,
     agent: PathBuf,
     scratch: PathBuf,

@@ -11,7 +11,7 @@ const QUEUES: usize = 8;
 /// Tasks that wait at any time: as many as keep all queues busy.
 const AHEAD: usize = 4 * QUEUES;
 
-pub fn memory(setup: &Setup) -> Result<Row, Failure> {
+pub(crate) fn memory(setup: &Setup) -> Result<Row, Failure> {
     let row = large(setup)?;
     growth(setup, row)
 }

@@ -14,15 +14,15 @@ use crate::world::{MARK, Stamps};
 use crate::{Failure, Setup, sys};
 
 /// The three, where they are installed.
-pub struct Peers {
+pub(crate) struct Peers {
     folder: PathBuf,
-    pub running: Vec<Peer>,
+    pub(crate) running: Vec<Peer>,
     stamps: Stamps,
 }
 
 /// One of them.
-pub struct Peer {
-    pub name: &'static str,
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
     child: Child,
     inbound: PathBuf,
 }
@@ -44,7 +44,7 @@ impl Drop for Peers {
 }
 
 impl Peers {
-    pub fn start(setup: &Setup) -> Result<Self, Failure> {
+    pub(crate) fn start(setup: &Setup) -> Result<Self, Failure> {
         let folder = setup.folder("peers")?;
         let mut peers = Self {
             stamps: Stamps::new(folder.join("stamps")),
@@ -119,7 +119,7 @@ impl Peers {
     }
 
     /// Drops one file for this peer; milliseconds to the agent's first instruction.
-    pub fn measure(&mut self, at: usize, name: &str, rename: bool) -> Result<f64, Failure> {
+    pub(crate) fn measure(&mut self, at: usize, name: &str, rename: bool) -> Result<f64, Failure> {
         let from = self.stamps.len()?;
         let peer = &self.running[at];
         let dropped = drop_file(&self.folder, &peer.inbound, name, rename)?;
@@ -175,7 +175,7 @@ fn pipe(inbound: &Path, agent: &Path, stamps: &Path) -> Command {
 }
 
 /// `floor DIR AGENT STAMPS`: reads inotify and spawns, nothing else: no program on this machine can be faster by much.
-pub fn floor(args: &[String]) -> Result<(), Failure> {
+pub(crate) fn floor(args: &[String]) -> Result<(), Failure> {
     let [dir, agent, stamps] = args else {
         return Err("floor DIR AGENT STAMPS".into());
     };

@@ -4,24 +4,27 @@ use std::fmt::Write as _;
 
 /// Measured times in milliseconds.
 #[derive(Debug, Clone, Default)]
-pub struct Times(Vec<f64>);
+pub(crate) struct Times(Vec<f64>);
 
 impl Times {
-    pub fn add(&mut self, ms: f64) {
+    pub(crate) fn add(&mut self, ms: f64) {
         self.0.push(ms);
     }
     /// From one stamp of the clock to another, both in nanoseconds; negative where the second came first.
-    pub fn add_span(&mut self, from: u64, to: u64) {
+    pub(crate) fn add_span(&mut self, from: u64, to: u64) {
         self.add((to as f64 - from as f64) / 1e6);
     }
-    pub fn join(&self, other: &Self) -> Self {
+    pub(crate) fn join(&self, other: &Self) -> Self {
         Self(self.0.iter().chain(&other.0).copied().collect())
     }
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
+    pub(crate) fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
     /// Nearest rank: so many of a hundred took no longer.
-    pub fn at(&self, percent: usize) -> f64 {
+    pub(crate) fn at(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
@@ -31,47 +34,42 @@ impl Times {
 
 /// A JSON value with keys in order, which is also a table's line.
 #[derive(Debug, Clone, Default)]
-pub struct Row(Vec<(String, Value)>);
+pub(crate) struct Row(Vec<(String, Value)>);
 
 #[derive(Debug, Clone)]
 enum Value {
     Number(f64),
-    Text(String),
     Row(Row),
     Rows(Vec<Row>),
 }
 
 impl Row {
     /// `{"p50_ms": …, "p99_ms": …, "n": …}`
-    pub fn of(times: &Times) -> Self {
+    pub(crate) fn of(times: &Times) -> Self {
         Self::default()
             .with("p50_ms", times.at(50))
             .with("p99_ms", times.at(99))
             .with("n", times.len() as f64)
     }
-    pub fn with(mut self, key: &str, number: f64) -> Self {
+    pub(crate) fn with(mut self, key: &str, number: f64) -> Self {
         self.0.push((key.to_owned(), Value::Number(number)));
         self
     }
-    pub fn with_text(mut self, key: &str, text: &str) -> Self {
-        self.0.push((key.to_owned(), Value::Text(text.to_owned())));
-        self
-    }
-    pub fn with_row(mut self, key: &str, row: Self) -> Self {
+    pub(crate) fn with_row(mut self, key: &str, row: Self) -> Self {
         self.0.push((key.to_owned(), Value::Row(row)));
         self
     }
-    pub fn with_rows(mut self, key: &str, rows: Vec<Self>) -> Self {
+    pub(crate) fn with_rows(mut self, key: &str, rows: Vec<Self>) -> Self {
         self.0.push((key.to_owned(), Value::Rows(rows)));
         self
     }
 
-    pub fn join(mut self, other: Self) -> Self {
+    pub(crate) fn join(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let fields: Vec<String> = self
             .0
             .iter()
@@ -81,7 +79,7 @@ impl Row {
     }
 
     /// A Markdown table with a line for each number, what lies deeper named by its way there.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text = "| what | |\n| --- | ---: |".to_owned();
         self.lines("", &mut text);
         text
@@ -100,9 +98,8 @@ impl Row {
                         row.lines(&format!("{name} {at}"), text);
                     }
                 }
-                Value::Number(_) | Value::Text(_) => {
-                    let value = value.json();
-                    write!(text, "\n| {name} | {} |", value.trim_matches('"')).ok();
+                Value::Number(_) => {
+                    write!(text, "\n| {name} | {} |", value.json()).ok();
                 }
             }
         }
@@ -115,7 +112,6 @@ impl Value {
             Self::Number(number) if !number.is_finite() => "null".into(),
             Self::Number(number) if number.fract() == 0.0 => format!("{number}"),
             Self::Number(number) => format!("{number:.3}"),
-            Self::Text(text) => quoted(text),
             Self::Row(row) => row.json(),
             Self::Rows(rows) => {
                 let rows: Vec<String> = rows.iter().map(Row::json).collect();

@@ -8,7 +8,7 @@ use crate::stats::{Row, Times};
 use crate::world::World;
 use crate::{Failure, Measured, Setup, fill};
 
-pub fn status_ms(setup: &Setup) -> Result<Measured, Failure> {
+pub(crate) fn status_ms(setup: &Setup) -> Result<Measured, Failure> {
     let size = setup.full_size();
     let mut world = fill::filled(setup)?;
     world.start()?;

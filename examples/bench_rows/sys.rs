@@ -7,9 +7,9 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub const KILL: c_int = 9;
-pub const CONT: c_int = 18;
-pub const STOP: c_int = 19;
+pub(crate) const KILL: c_int = 9;
+pub(crate) const CONT: c_int = 18;
+pub(crate) const STOP: c_int = 19;
 
 const IN_CLOEXEC: c_int = 0o2_000_000;
 const IN_CLOSE_WRITE: u32 = 0x8;
@@ -23,13 +23,13 @@ unsafe extern "C" {
 }
 
 /// CLOCK_REALTIME in nanoseconds, which is what the agents stamp.
-pub fn clock() -> u64 {
+pub(crate) fn clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |span| span.as_nanos() as u64)
 }
 
 /// kill(2) of one process.
-pub fn kill(pid: u32, signal: c_int) -> io::Result<()> {
+pub(crate) fn kill(pid: u32, signal: c_int) -> io::Result<()> {
     match kill_process(pid as c_int, signal) {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -37,7 +37,7 @@ pub fn kill(pid: u32, signal: c_int) -> io::Result<()> {
 }
 
 /// kill(2) of the process group that this process leads, for good.
-pub fn kill_group(leader: u32) -> io::Result<()> {
+pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
     match kill_process(-(leader as c_int), KILL) {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -45,7 +45,7 @@ pub fn kill_group(leader: u32) -> io::Result<()> {
 }
 
 /// Reads as inotify(7) says; wakes at closed and at renamed files of one directory.
-pub fn watch(dir: &Path) -> io::Result<File> {
+pub(crate) fn watch(dir: &Path) -> io::Result<File> {
     let fd = inotify_init1(IN_CLOEXEC);
     if fd < 0 {
         return Err(io::Error::last_os_error());

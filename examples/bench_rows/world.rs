@@ -14,21 +14,25 @@ use crate::http::{Client, field};
 use crate::{Failure, Setup, sys};
 
 /// In the environment of all that is started here, and of all that is started by it: the folder it belongs to.
-pub const MARK: &str = "CALYPSO_BENCH";
+pub(crate) const MARK: &str = "CALYPSO_BENCH";
 /// Far more than anything takes on a loaded machine; only a failure waits for it.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the agent of a queue does; see `agent.rs`.
 #[derive(Debug, Clone)]
-pub struct Queue {
-    pub name: String,
-    pub role: &'static str,
-    pub more: String,
-    pub concurrency: u32,
+pub(crate) struct Queue {
+    pub(crate) name: String,
+    pub(crate) role: &'static str,
+    pub(crate) more: String,
+    pub(crate) concurrency: u32,
 }
 
 impl Queue {
-    pub fn new(name: impl Into<String>, role: &'static str, more: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        role: &'static str,
+        more: impl Into<String>,
+    ) -> Self {
         Self {
             name: name.into(),
             role,
@@ -40,20 +44,20 @@ impl Queue {
 
 /// An agent's first or last instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
-    pub word: String,
+pub(crate) struct Stamp {
+    pub(crate) word: String,
     /// CLOCK_REALTIME, nanoseconds.
-    pub at: u64,
-    pub pid: u32,
-    pub queue: String,
+    pub(crate) at: u64,
+    pub(crate) pid: u32,
+    pub(crate) queue: String,
     /// `-` for the dispatcher's run over inbound/.
-    pub task: String,
+    pub(crate) task: String,
 }
 
 /// See the module.
-pub struct World {
-    pub base: PathBuf,
-    pub port: u16,
+pub(crate) struct World {
+    pub(crate) base: PathBuf,
+    pub(crate) port: u16,
     binary: PathBuf,
     daemon: Option<Child>,
     stamps: Stamps,
@@ -62,14 +66,14 @@ pub struct World {
 }
 
 /// The lines of a file that only grows.
-pub struct Stamps {
+pub(crate) struct Stamps {
     path: PathBuf,
     read: usize,
-    pub all: Vec<Stamp>,
+    pub(crate) all: Vec<Stamp>,
 }
 
 impl Stamps {
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             read: 0,
@@ -105,12 +109,12 @@ impl Stamps {
         Ok(())
     }
     /// How many there are now.
-    pub fn len(&mut self) -> Result<usize, Failure> {
+    pub(crate) fn len(&mut self) -> Result<usize, Failure> {
         self.read()?;
         Ok(self.all.len())
     }
     /// The first stamp from number `from` on that is wanted.
-    pub fn find(
+    pub(crate) fn find(
         &mut self,
         from: usize,
         wanted: impl Fn(&Stamp) -> bool,
@@ -124,7 +128,7 @@ impl Stamps {
             .cloned())
     }
     /// The same; waits for it.
-    pub fn wait(
+    pub(crate) fn wait(
         &mut self,
         from: usize,
         what: &str,
@@ -146,7 +150,12 @@ impl Stamps {
 
 impl World {
     /// Folders, settings and recipes in `base`; nothing is started yet.
-    pub fn new(setup: &Setup, base: PathBuf, top: &str, queues: &[Queue]) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        setup: &Setup,
+        base: PathBuf,
+        top: &str,
+        queues: &[Queue],
+    ) -> Result<Self, Failure> {
         for name in ["inbound", "workqueue", "running_tasks", "recipes"] {
             std::fs::create_dir_all(base.join(name))?;
         }
@@ -202,7 +211,7 @@ impl World {
     // ── the daemon ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// This program with other words, without settings of the person's own.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"CALYPSO_") {
@@ -217,7 +226,7 @@ impl World {
     }
 
     /// Starts the daemon and waits until it has looked once.
-    pub fn start(&mut self) -> Result<(), Failure> {
+    pub(crate) fn start(&mut self) -> Result<(), Failure> {
         self.launch()?;
         let pid = self.daemon_pid();
         self.wait("the daemon to watch", |world| {
@@ -233,7 +242,7 @@ impl World {
     }
 
     /// Starts the daemon and waits for nothing.
-    pub fn launch(&mut self) -> Result<(), Failure> {
+    pub(crate) fn launch(&mut self) -> Result<(), Failure> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -251,23 +260,23 @@ impl World {
     }
 
     /// This daemon has written down what it saw.
-    pub fn has_looked(&self, daemon: u32) -> bool {
+    pub(crate) fn has_looked(&self, daemon: u32) -> bool {
         let record =
             std::fs::read_to_string(self.base.join(".calypso/daemon.json")).unwrap_or_default();
         field(&record, "pid").is_some_and(|pid| pid == daemon.to_string())
     }
 
-    pub fn daemon_pid(&self) -> u32 {
+    pub(crate) fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().map_or(0, Child::id)
     }
 
-    pub fn tinytask_pid(&self) -> Result<u32, Failure> {
+    pub(crate) fn tinytask_pid(&self) -> Result<u32, Failure> {
         let record = std::fs::read_to_string(self.base.join(".calypso/tinytask/server.json"))?;
         Ok(field(&record, "pid").ok_or("no server")?.parse()?)
     }
 
     /// kill -9.
-    pub fn kill_daemon(&mut self) -> Result<(), Failure> {
+    pub(crate) fn kill_daemon(&mut self) -> Result<(), Failure> {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill()?;
             daemon.wait()?;
@@ -275,14 +284,14 @@ impl World {
         Ok(())
     }
 
-    pub fn client(&self) -> Result<Client, Failure> {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
         Client::connect(self.port)
     }
 
     // ── waiting ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Waits for a level.
-    pub fn wait(
+    pub(crate) fn wait(
         &mut self,
         what: &str,
         mut is_so: impl FnMut(&mut Self) -> Result<bool, Failure>,
@@ -298,18 +307,18 @@ impl World {
     }
 
     /// Runs that have no verdict yet.
-    pub fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         std::fs::read_dir(self.base.join(".calypso/live")).map_or(0, Iterator::count)
     }
 
     /// Waits until at most `live` runs are left and the daemon has not run for `span`.
-    pub fn wait_quiet(&mut self, live: usize, span: Duration) -> Result<(), Failure> {
+    pub(crate) fn wait_quiet(&mut self, live: usize, span: Duration) -> Result<(), Failure> {
         self.wait("every verdict", |world| Ok(world.live() <= live))?;
         let pid = self.daemon_pid();
-        let (mut last, mut since) = (Process::of(pid)?.switches, Instant::now());
+        let (mut last, mut since) = (Process::of(pid)?, Instant::now());
         self.wait("a quiet daemon", |_| {
-            let now = Process::of(pid)?.switches;
-            if now != last {
+            let now = Process::of(pid)?;
+            if !now.is_still(&last) {
                 (last, since) = (now, Instant::now());
             }
             Ok(since.elapsed() >= span)
@@ -317,12 +326,12 @@ impl World {
     }
 
     /// How many stamps there are now.
-    pub fn stamped(&mut self) -> Result<usize, Failure> {
+    pub(crate) fn stamped(&mut self) -> Result<usize, Failure> {
         self.stamps.len()
     }
 
     /// The start of an agent, among the stamps from number `from` on.
-    pub fn started(
+    pub(crate) fn started(
         &mut self,
         from: usize,
         queue: &str,
@@ -335,14 +344,14 @@ impl World {
         })
     }
 
-    pub fn stamps_from(&self, from: usize) -> &[Stamp] {
+    pub(crate) fn stamps_from(&self, from: usize) -> &[Stamp] {
         self.stamps.all.get(from..).unwrap_or_default()
     }
 
     // ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The folder of a task, as whoever created it makes it.
-    pub fn make_folder(&self, task: u64) -> Result<(), Failure> {
+    pub(crate) fn make_folder(&self, task: u64) -> Result<(), Failure> {
         Ok(std::fs::create_dir_all(
             self.base.join(format!("workqueue/task_{task}")),
         )?)
@@ -350,7 +359,7 @@ impl World {
 
     /// When the pid file of a run lost its public name: the change time of the inode, whose other name the run keeps. Exact since
     /// Linux 6.13; before, earlier than the truth by up to one tick of the kernel's clock.
-    pub fn unlinked(&self, task: u64, run: &str) -> Result<u64, Failure> {
+    pub(crate) fn unlinked(&self, task: u64, run: &str) -> Result<u64, Failure> {
         let path = self
             .base
             .join(format!(".calypso/runs/task_{task}/{run}/pid"));
@@ -359,7 +368,7 @@ impl World {
     }
 
     /// The folder stays when this value goes.
-    pub fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
 }
@@ -375,7 +384,7 @@ impl Drop for World {
 }
 
 /// Ends every process that carries the mark of this folder or of one below it.
-pub fn end_all(folder: &Path) {
+pub(crate) fn end_all(folder: &Path) {
     let mark = [MARK.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat();
     // What was about to start another is met by the next pass.
     for _ in 0..50 {
@@ -401,40 +410,60 @@ pub fn end_all(folder: &Path) {
 }
 
 /// What the kernel keeps account of, of one process; see proc(5).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Process {
-    /// Sum of voluntary_ctxt_switches over all threads.
-    pub switches: u64,
-    /// Nanoseconds on a CPU, by schedstat, over all threads.
-    pub cpu: u64,
-    pub rss_kb: u64,
-    pub peak_kb: u64,
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Process {
+    /// Of each thread: voluntary_ctxt_switches, and nanoseconds on a CPU by schedstat.
+    threads: BTreeMap<String, (u64, u64)>,
+    pub(crate) rss_kb: u64,
+    pub(crate) peak_kb: u64,
     /// Private_Clean + Private_Dirty of smaps_rollup.
-    pub private_kb: u64,
+    pub(crate) private_kb: u64,
+    /// utime + stime of proc_pid_stat(5), milliseconds in steps of ten; of threads that ended, too.
+    pub(crate) cpu_ms: u64,
     /// Page faults of children that were collected, and children there are: both stand still where nothing was forked.
-    pub children: (u64, usize),
+    pub(crate) children: (u64, usize),
 }
 
 impl Process {
-    pub fn of(pid: u32) -> Result<Self, Failure> {
-        let mut sum = Self::default();
+    pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
+        let mut process = Self::default();
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let path = task?.path();
-            let status = std::fs::read_to_string(path.join("status"))?;
-            sum.switches += number(&status, "voluntary_ctxt_switches:");
-            let stat = std::fs::read_to_string(path.join("schedstat"))?;
-            sum.cpu += stat
-                .split(' ')
-                .next()
-                .and_then(|ns| ns.parse().ok())
-                .unwrap_or(0);
-            let children = std::fs::read_to_string(path.join("children")).unwrap_or_default();
-            sum.children.1 += children.split_whitespace().count();
+            let task = task?;
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name));
+            // A thread may end at any time.
+            let (Ok(status), Ok(stat)) = (read("status"), read("schedstat")) else {
+                continue;
+            };
+            let cpu = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+            let name = task.file_name().to_string_lossy().into_owned();
+            let switches = number(&status, "voluntary_ctxt_switches:");
+            process.threads.insert(name, (switches, cpu.unwrap_or(0)));
+            let children = read("children").unwrap_or_default();
+            process.children.1 += children.split_whitespace().count();
         }
-        Ok(sum)
+        Ok(process)
+    }
+    /// Wakeups and nanoseconds of CPU since an earlier look. A thread that ended in between is left out.
+    pub(crate) fn since(&self, before: &Self) -> (u64, u64) {
+        self.threads
+            .iter()
+            .map(|(thread, now)| {
+                let then = before.threads.get(thread).copied().unwrap_or_default();
+                (now.0 - then.0, now.1 - then.1)
+            })
+            .fold((0, 0), |sum, thread| (sum.0 + thread.0, sum.1 + thread.1))
+    }
+    /// Threads that were there then and are not now.
+    pub(crate) fn ended_since(&self, before: &Self) -> usize {
+        let ended = |thread: &&String| !self.threads.contains_key(*thread);
+        before.threads.keys().filter(ended).count()
+    }
+    /// It has not run in between, as far as can be seen.
+    pub(crate) fn is_still(&self, before: &Self) -> bool {
+        self.threads == before.threads
     }
     /// Also what costs the kernel more to tell.
-    pub fn whole(pid: u32) -> Result<Self, Failure> {
+    pub(crate) fn whole(pid: u32) -> Result<Self, Failure> {
         let mut sum = Self::of(pid)?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         sum.rss_kb = number(&status, "VmRSS:");
@@ -443,14 +472,16 @@ impl Process {
         sum.private_kb = number(&maps, "Private_Clean:") + number(&maps, "Private_Dirty:");
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let rest = stat.rsplit(") ").next().unwrap_or_default();
-        // cminflt and cmajflt, fields 11 and 13, where this begins with field 3.
-        let fault = |n: usize| {
+        // cminflt, cmajflt, utime and stime, fields 11, 13, 14 and 15, where this begins with field 3.
+        let field = |n: usize| {
             rest.split(' ')
                 .nth(n)
                 .and_then(|n| n.parse::<u64>().ok())
                 .unwrap_or(0)
         };
-        sum.children.0 = fault(8) + fault(10);
+        sum.children.0 = field(8) + field(10);
+        // USER_HZ is 100 wherever Linux runs on a machine that the agent knows.
+        sum.cpu_ms = (field(11) + field(12)) * 10;
         Ok(sum)
     }
 }
@@ -463,7 +494,7 @@ fn number(text: &str, name: &str) -> u64 {
 }
 
 /// Live processes of a base path by what they are: the shims and the agents, from the records of what is live.
-pub fn shims(base: &Path) -> BTreeMap<String, u32> {
+pub(crate) fn shims(base: &Path) -> BTreeMap<String, u32> {
     let mut shims = BTreeMap::new();
     for entry in std::fs::read_dir(base.join(".calypso/live"))
         .into_iter()

@@ -8,6 +8,8 @@
     reason = "tests read the environment and write plain files"
 )]
 
+#[path = "tinytask/answers.rs"]
+mod answers;
 #[path = "tinytask/client.rs"]
 mod client;
 #[path = "tinytask/conversations.rs"]

@@ -14,8 +14,8 @@ use std::time::Duration;
 use calypso_watch::core::InboundState;
 use calypso_watch::core::layout::Layout;
 use calypso_watch::core::model::{Millis, TaskId, Timestamp};
-use calypso_watch::edge::watch::{self, Areas, Error, Wake, Watch};
 use calypso_watch::edge::files::Names;
+use calypso_watch::edge::watch::{self, Areas, Error, Wake, Watch};
 use calypso_watch::edge::{clock, inbound};
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -184,7 +184,15 @@ async fn a_writer_that_pauses_before_its_first_byte_is_waited_for() {
     let look = |known: &inbound::Closed| {
         let dir = world.layout.inbound();
         let none = globset::GlobSet::empty();
-        inbound::look(&dir, &mut Names::default(), Millis::secs(1), &none, later, known).expect("readable")[0]
+        inbound::look(
+            &dir,
+            &mut Names::default(),
+            Millis::secs(1),
+            &none,
+            later,
+            known,
+        )
+        .expect("readable")[0]
             .state
             .clone()
     };

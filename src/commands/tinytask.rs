@@ -20,6 +20,7 @@ use crate::core::model::ProcessId;
 use crate::edge::config;
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point;
+use crate::edge::machine;
 use crate::edge::process::{self, Pidfd};
 use crate::report::{Exit, Failure};
 use crate::taskd::http;
@@ -59,6 +60,7 @@ pub fn call(base: Option<&Utf8Path>, command: TinytaskCommand) -> Result<Exit, F
                 (Some(_), None) => None,
                 _ => base_path(base)?,
             };
+            machine::give_large_buffers_back();
             if stdio {
                 serve_stdio(layout.as_ref(), db, log)
             } else {

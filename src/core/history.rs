@@ -299,7 +299,11 @@ impl<'a> PastFiles<'a> {
         }
         let counts = |r: &&VerdictRecord| !is_forgiven(r, RunSubject::Inbound, &history.marks);
         for record in history.verdicts.iter().map(AsRef::as_ref).filter(counts) {
-            for file in record.files.iter().filter(|f| lying.contains(&*f.file.name)) {
+            for file in record
+                .files
+                .iter()
+                .filter(|f| lying.contains(&*f.file.name))
+            {
                 by_name
                     .entry(&file.file.name)
                     .or_default()

@@ -28,6 +28,7 @@ pub mod model;
 pub mod policy;
 pub mod record;
 mod time;
+pub mod trust;
 pub mod verdict;
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl Daemon {
         let decided: Moment = (&clock::now()).into();
         let tasks: BTreeSet<TaskId> = launches.iter().filter_map(|l| l.subject.task()).collect();
         let has_requests = launches.iter().any(|l| l.subject == RunSubject::Inbound);
-        let witness = self.looker.memory.witness(&tasks);
+        let witness = self.looker.memory.trust.witness(&tasks);
         let newest = match &mut self.looker.hint {
             Some(hint) if has_requests => hint.newest(),
             _ => None,

@@ -72,7 +72,7 @@ impl Daemon {
 
     /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
     fn record_known(&mut self, seen: &Snapshot) -> Result<(), runs::Error> {
-        let known = self.looker.memory.known();
+        let known = self.looker.memory.trust.known();
         if self.known.as_ref() != Some(&known) {
             runs::write_known(&self.looker.layout, &known)?;
             self.known = Some(known);

@@ -419,7 +419,8 @@ impl Programs {
         self.0.remove(program);
         let found = find_program_on(program, path);
         let has = found.is_some();
-        self.0.extend(found.map(|found| (program.to_owned(), found)));
+        self.0
+            .extend(found.map(|found| (program.to_owned(), found)));
         has
     }
 }

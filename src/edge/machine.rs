@@ -200,6 +200,19 @@ pub fn is_clock_kept() -> Option<bool> {
     (state >= 0).then_some(timex.status & nix::libc::STA_UNSYNC == 0)
 }
 
+// ── memory ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// From here on, what one large answer took goes back to the kernel as soon as it is freed, and small ones are kept for the
+/// next. By itself glibc keeps it: freeing a buffer raises its threshold for separate mappings to that buffer's size
+/// (mallopt(3), "dynamic mmap threshold"). Other C libraries are left as they are.
+pub fn give_large_buffers_back() {
+    #[cfg(target_env = "gnu")]
+    for threshold in [nix::libc::M_MMAP_THRESHOLD, nix::libc::M_TRIM_THRESHOLD] {
+        // SAFETY: mallopt(3) takes two numbers and changes where later allocations come from, none that is there.
+        unsafe { nix::libc::mallopt(threshold, 1024 * 1024) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

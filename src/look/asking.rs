@@ -12,12 +12,10 @@ use crate::core::model::{
     Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
 };
 use crate::core::record::Write;
+use crate::core::trust::Doubt;
 use crate::core::verdict::{Meaning, questions};
 use crate::core::{Coverage, Evidence, History, InboundState, Run, Snapshot, Tinytask};
 use crate::edge::{clock, goose, inbound, tinytask};
-
-/// Of so many known open tasks, most have to vanish before the server is suspected.
-const SUSPICIOUS_FROM: usize = 4;
 
 impl Looker {
     pub(super) async fn ask(&mut self, seen: &mut Snapshot, scope: &Scope, now: &Now) {
@@ -181,87 +179,19 @@ impl Looker {
             .collect()
     }
 
-    /// A look in which most of the tasks known to be open are gone without a trace is another server's, or a restored
-    /// database's: better to wait for a person than to judge by it. The server is asked for a few of them by number, since
-    /// people may well complete or archive everything at once. A look at some queues is doubted only if a task that a run was
-    /// started for is gone, or the last look was doubted.
-    ///
-    /// One task is enough where its number is another's now, as numbers are never given out twice, and a run is out on it.
+    /// Another server's answers, perhaps? `core::trust` tells; it may call for a few tasks to be asked for by number.
     async fn suspicion(&mut self, seen: &Snapshot, now: &Now) -> Option<Tinytask> {
-        let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
-        if seen.controls.trust_tinytask {
-            let is_whole = seen.coverage == Coverage::Everything;
-            self.memory.known_open = if is_whole { now_open } else { BTreeSet::new() };
-            self.memory.trusted = Some(now.into());
-            self.memory.is_suspicious = false;
-            return None;
-        }
-        let out: Vec<TaskKey> = self.runs_out(seen);
-        let vanished = out.iter().filter(|key| is_anothers(seen, **key)).count();
-        if vanished > 0 {
-            let of = out.len();
-            return Some(Tinytask::Suspicious { vanished, of });
-        }
-        let known = &self.memory.known_open;
-        let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
-        let is_whole = seen.coverage == Coverage::Everything;
-        let is_doubtful = if is_whole {
-            gone.len() * 4 > known.len() * 3
-        } else {
-            self.memory.is_suspicious
-                || known
-                    .iter()
-                    .any(|key| is_gone(seen.details.get(&key.id), *key))
+        let asked = match self.memory.trust.doubt(seen, now) {
+            Doubt::Nothing => return None,
+            Doubt::Sure(suspicious) => return Some(suspicious),
+            Doubt::Ask(asked) => asked,
         };
-        if is_doubtful && known.len() >= SUSPICIOUS_FROM && gone.len() >= SUSPICIOUS_FROM {
-            let tinytask = self.tinytask.as_ref()?;
-            let asked = &gone[..gone.len().min(8)];
-            let answers = join_all(asked.iter().map(|key| tinytask.detail(key.id))).await;
-            let are_gone = (answers.iter().zip(asked))
-                .filter(|(answer, key)| answer.as_ref().is_ok_and(|a| is_gone(Some(a), **key)))
-                .count();
-            // What a look at some queues does not show may lie in the others: one task that is still there lifts no suspicion.
-            let are_gone = if is_whole {
-                are_gone == asked.len()
-            } else {
-                are_gone * 4 > asked.len() * 3
-            };
-            self.memory.is_suspicious = are_gone;
-            if are_gone {
-                let (vanished, of) = (gone.len(), known.len());
-                return Some(Tinytask::Suspicious { vanished, of });
-            }
-        }
-        if is_whole {
-            self.memory.is_suspicious = false;
-            self.memory.known_open = now_open;
-        }
-        None
-    }
-
-    /// The tasks of runs that are not judged, or whose verdict is not written to tinytask yet.
-    fn runs_out(&self, seen: &Snapshot) -> Vec<TaskKey> {
-        let is_old = |run: &Run| {
-            let began = run.spec.as_ref().map(|spec| spec.times.written.wall);
-            let trusted = self.memory.trusted.as_ref();
-            trusted.is_some_and(|trusted| began.is_some_and(|began| began <= trusted.wall))
-        };
-        seen.runs
-            .iter()
-            .filter(|run| !is_old(run))
-            .flat_map(|run| match &run.verdict {
-                None => run
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.task)
-                    .into_iter()
-                    .collect(),
-                Some(verdict) => (verdict.tasks.iter())
-                    .filter(|task| task.write.is_some())
-                    .map(|task| task.key)
-                    .collect::<Vec<_>>(),
-            })
-            .collect()
+        let tinytask = self.tinytask.as_ref()?;
+        let answers = join_all(asked.iter().map(|key| tinytask.detail(key.id))).await;
+        let answers: Vec<_> = (asked.into_iter())
+            .zip(answers.into_iter().map(Result::ok))
+            .collect();
+        self.memory.trust.answered(seen, &answers)
     }
 
     /// Parked tasks are lifted by a comment, which no list shows.
@@ -374,23 +304,4 @@ pub fn is_still_runnable(detail: &Detail, key: Option<TaskKey>, queue: &QueueNam
         && !found.task.is_blocked
         && found.open_subtasks == 0
         && found.task.assigned_to.as_deref() == Some(queue.as_str())
-}
-
-/// Is its number another task's, by this look's answers?
-fn is_anothers(seen: &Snapshot, key: TaskKey) -> bool {
-    let listed = seen.tasks.get(&key.id).map(Task::key);
-    let asked = match seen.details.get(&key.id) {
-        Some(Detail::Found(found)) => Some(found.task.key()),
-        _ => None,
-    };
-    listed.or(asked).is_some_and(|found| found != key)
-}
-
-/// Does the answer say that there is no such task, or that its number is another one's?
-pub fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
-    match answer {
-        Some(Detail::NotFound) => true,
-        Some(Detail::Found(found)) => found.task.key() != key,
-        None => false,
-    }
 }

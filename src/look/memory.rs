@@ -9,17 +9,15 @@ use std::sync::Arc;
 use super::still::Stamps;
 use super::{Error, Looker, chain};
 use crate::core::layout::Layout;
-use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey};
-use crate::core::record::{FORMAT, Known, VerdictRecord};
+use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId};
+use crate::core::record::VerdictRecord;
+use crate::core::trust::Trust;
 use crate::core::{Coverage, History, Snapshot};
 use crate::edge::files::Names;
 use crate::edge::{goose, inbound, recipe, runs};
 
 /// Verdicts kept at hand for holds, fairness and `status`.
 const RECENT: usize = 500;
-
-/// Open tasks that are written down: enough to tell another server by.
-const MOST_KNOWN: usize = 1000;
 
 /// What a look needs from the looks before it.
 #[derive(Debug, Default)]
@@ -29,12 +27,8 @@ pub struct Memory {
     /// First of the failures in a row.
     pub(super) unreachable_since: Option<Moment>,
     pub last_unreachable: Option<Moment>,
-    /// Open tasks of the last whole look.
-    pub(super) known_open: BTreeSet<TaskKey>,
-    /// When a person said that tinytask is the right one, and so is what it shows.
-    pub(super) trusted: Option<Moment>,
-    /// The last look that could tell found another server's tasks.
-    pub(super) is_suspicious: bool,
+    /// Whether the server that answers is the known one.
+    pub trust: Trust,
     /// The runs this daemon is stopping or sweeping.
     pub in_hand: BTreeSet<RunId>,
     /// How often this daemon has swept each run.
@@ -74,25 +68,8 @@ impl Memory {
     pub(super) fn of(layout: &Layout) -> Self {
         let known = runs::read_known(layout).ok().flatten().unwrap_or_default();
         Self {
-            known_open: known.open.into_iter().collect(),
-            trusted: known.trusted,
+            trust: Trust::of(known),
             ..Self::default()
-        }
-    }
-
-    /// The newest task known to be open besides `but`: where that is gone, tinytask may be another one since the last whole look.
-    pub fn witness(&self, but: &BTreeSet<TaskId>) -> Option<TaskKey> {
-        let mut newest = self.known_open.iter().rev();
-        newest.find(|key| !but.contains(&key.id)).copied()
-    }
-
-    /// To be written down.
-    pub fn known(&self) -> Known {
-        let newest = self.known_open.iter().rev().take(MOST_KNOWN);
-        Known {
-            format: FORMAT,
-            open: newest.rev().copied().collect(),
-            trusted: self.trusted.clone(),
         }
     }
 

@@ -23,9 +23,7 @@ use crate::core::Snapshot;
 use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
 use crate::core::model::{Now, ProcessId, RunSubject, TaskId, Timestamp};
-use crate::edge::{
-    config::Config, control, files, goose, inbound, process, runs, tinytask,
-};
+use crate::edge::{config::Config, control, files, goose, inbound, process, runs, tinytask};
 
 mod asking;
 mod memory;
@@ -33,7 +31,7 @@ mod processes;
 mod server;
 mod still;
 
-pub use asking::{is_gone, is_still_runnable};
+pub use asking::is_still_runnable;
 pub use memory::Memory;
 pub use server::{Server, which_server};
 pub use still::Rescan;
@@ -142,8 +140,8 @@ impl Looker {
             move |source| Error::Io { path, source }
         };
         let memory = &mut self.memory;
-        seen.controls = control::look(layout, &mut memory.controls, now.wall)
-            .map_err(io(&layout.control()))?;
+        seen.controls =
+            control::look(layout, &mut memory.controls, now.wall).map_err(io(&layout.control()))?;
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
         let (folder, names) = (layout.inbound(), &mut memory.inbound);
         match inbound::look(&folder, names, settle, ignore, now.wall, &memory.closed) {

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-
 use super::Looker;
 use crate::core::model::{Now, QueueName};
 use crate::core::{InboundEntry, Snapshot};
@@ -98,7 +97,10 @@ impl Looker {
             .collect();
         let programs = queues.iter().map(|queue| {
             let program = goose::program(&self.config, queue);
-            (program.to_owned(), self.memory.programs.has(program, self.path.as_deref()))
+            (
+                program.to_owned(),
+                self.memory.programs.has(program, self.path.as_deref()),
+            )
         });
         Stamps {
             settings,

@@ -42,6 +42,7 @@ type Mcp = StreamableHttpService<Server, NeverSessionManager>;
 #[derive(Clone)]
 struct Shared {
     mcp: Arc<Mcp>,
+    server: Server,
     begun: Instant,
 }
 
@@ -71,6 +72,7 @@ pub async fn serve(
         .with_max_request_body_bytes(2 * MAX_BODY);
     let store = server.store.clone();
     let shared = Shared {
+        server: server.clone(),
         mcp: Arc::new(StreamableHttpService::new(
             move || Ok(server.clone()),
             Arc::default(),
@@ -195,7 +197,7 @@ fn is_loopback(authority: &str) -> bool {
 async fn mcp(State(shared): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     match parts.method {
-        Method::POST => post(&shared.mcp, &parts.headers, body).await,
+        Method::POST => post(&shared, &parts.headers, body).await,
         // There are no sessions to end.
         Method::DELETE => StatusCode::OK.into_response(),
         Method::GET if !accepts(&parts.headers, "text/event-stream") => rpc_refusal(
@@ -226,7 +228,7 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
         .any(|value| value.contains(media_type))
 }
 
-async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
+async fn post(shared: &Shared, headers: &HeaderMap, body: Body) -> Response {
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return rpc_refusal(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -276,6 +278,12 @@ async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
     if !is_initialize && let Some(refused) = unknown_version(headers) {
         return refused;
     }
+    if message.is_object()
+        && !repeats_itself_in_headers(headers)
+        && let Some(event) = shared.server.call_at_once(&message).await
+    {
+        return answer(event);
+    }
     // Notifications, and answers to requests that were never made, ask for nothing.
     let requests: Vec<&Value> = messages
         .iter()
@@ -289,7 +297,8 @@ async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
         } else {
             Bytes::from(request.to_string())
         };
-        let answer = service
+        let answer = shared
+            .mcp
             .handle(inner(headers, is_initialize, bytes))
             .await
             .map(Body::new);
@@ -329,11 +338,22 @@ async fn post(service: &Mcp, headers: &HeaderMap, body: Body) -> Response {
     if requests.is_empty() {
         return StatusCode::ACCEPTED.into_response();
     }
+    answer(events)
+}
+
+fn answer(events: Vec<u8>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
     (headers, events).into_response()
+}
+
+/// Does the client speak a revision whose requests carry headers of their own, to be checked against the body? rmcp does that.
+fn repeats_itself_in_headers(headers: &HeaderMap) -> bool {
+    headers.get(VERSION).is_some_and(|version| {
+        version.as_bytes() >= ProtocolVersion::STANDARD_HEADERS.as_str().as_bytes()
+    })
 }
 
 /// The request as rmcp's service gets it. `initialize` speaks for itself, and tinytask reads no version header beside it.

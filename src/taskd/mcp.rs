@@ -55,7 +55,7 @@ impl Server {
         drop(running.waiting().await);
     }
 
-    async fn call(&self, name: &str, given: &Map<String, Value>) -> CallToolResult {
+    async fn call(&self, name: &str, given: &Map<String, Value>) -> tools::Answer {
         let begun = Instant::now();
         kill_point::reach("server:asked");
         let answer = tools::call(&self.store, name, given).await;
@@ -63,9 +63,44 @@ impl Server {
         if self.log {
             log_call(name, given, &answer, begun);
         }
-        let mut result = CallToolResult::success(vec![ContentBlock::text(answer.text)]);
-        result.is_error = answer.is_error.then_some(true);
-        result
+        answer
+    }
+
+    /// A call of a tool without rmcp, which would parse it anew, spawn a service for it and copy the answer: the JSON-RPC
+    /// response as one event. Nothing if the message is anything else, or of a revision that asks for more.
+    pub(super) async fn call_at_once(&self, message: &Value) -> Option<Vec<u8>> {
+        if message["method"] != CallToolRequestMethod::VALUE {
+            return None;
+        }
+        let id = message.get("id")?;
+        let params = message["params"].as_object()?;
+        let name = params.get("name")?.as_str()?;
+        let none = Map::new();
+        let given = match params.get("arguments") {
+            None => &none,
+            Some(given) => given.as_object()?,
+        };
+        // What else there is (`task`, a protocol version of its own in `_meta`) changes what is answered.
+        let is_plain = params.iter().all(|(key, value)| match key.as_str() {
+            "name" | "arguments" => true,
+            "_meta" => value
+                .as_object()
+                .is_some_and(|meta| meta.keys().all(|key| key == "progressToken")),
+            _ => false,
+        });
+        if !is_plain {
+            return None;
+        }
+        let answer = self.call(name, given).await;
+        let before = format!(
+            "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\
+             \"result\":{{\"content\":[{{\"type\":\"text\",\"text\":\""
+        );
+        let after = match answer.is_error {
+            true => "\"}],\"isError\":true}}\n\n",
+            false => "\"}]}}\n\n",
+        };
+        Some(answer.text.within(before.as_bytes(), after.as_bytes()))
     }
 }
 
@@ -86,7 +121,8 @@ fn log_call(name: &str, given: &Map<String, Value>, answer: &tools::Answer, begu
         agent.escape_debug()
     );
     if answer.is_error {
-        let first = answer.text.lines().next().unwrap_or_default();
+        let text = answer.text.plain();
+        let first = text.lines().next().unwrap_or_default();
         line += &format!("  error: {}", first.escape_debug());
     }
     line.push('\n');
@@ -132,7 +168,11 @@ impl ServerHandler for Server {
         _: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let given = request.arguments.unwrap_or_default();
-        Ok(self.call(&request.name, &given).await.into())
+        let answer = self.call(&request.name, &given).await;
+        let text = ContentBlock::text(answer.text.plain());
+        let mut result = CallToolResult::success(vec![text]);
+        result.is_error = answer.is_error.then_some(true);
+        Ok(result.into())
     }
 
     async fn list_resources(

@@ -7,6 +7,7 @@
 //! | [`rest`] | the plain HTTP calls under `/api/v1` |
 //! | [`tools`] | what each tool answers, in which text |
 //! | [`arguments`] | which arguments a tool takes, and how wrong ones are told |
+//! | [`text`] | how texts are written: escaped once, as they are made |
 //! | [`resources`] | what can be read by URI |
 //! | [`store`] | the SQL, and all rules about tasks |
 //! | [`schema`] | the file: its tables, what may be opened |
@@ -23,3 +24,4 @@ pub mod tools;
 mod arguments;
 mod resources;
 mod schema;
+mod text;

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::store::{Filter, Number, Outcome, Store, Trouble};
-use super::tools::{agent_queue, listing, pretty};
+use super::text::{List, Text};
+use super::tools::agent_queue;
 
 pub(super) const MEDIA_TYPE: &str = "application/json";
 
@@ -27,40 +28,45 @@ pub(super) fn read(store: &Store, uri: &str) -> Outcome<String> {
         ("task", [id]) => {
             let id = number(id).ok_or_else(unknown)?;
             let task = store.get(&id)?;
-            pretty(&task.ok_or_else(|| missing(&id))?)
+            Text::json(&task.ok_or_else(|| missing(&id))?)
         }
         ("task", [id, "comments"]) => {
             let id = number(id).ok_or_else(unknown)?;
             let comments = store.comments(&id)?;
-            pretty(&json!({"task_id": id, "count": comments.len(), "comments": comments}))
+            Text::json(&json!({"task_id": id, "count": comments.len(), "comments": comments}))
         }
         ("task", [id, "links"]) => {
             let id = number(id).ok_or_else(unknown)?;
             let links = store.links(&id)?;
-            pretty(&json!({"task_id": id, "count": links.len(), "links": links}))
+            Text::json(&json!({"task_id": id, "count": links.len(), "links": links}))
         }
         ("task", ["hierarchy", id]) => {
             let id = number(id).ok_or_else(unknown)?;
-            let family = store.family(&id, true)?;
-            pretty(&family.ok_or_else(|| missing(&id))?)
+            let family = store.family(&id, true, |task| json!(task))?;
+            Text::json(&family.ok_or_else(|| missing(&id))?)
         }
         ("queue", [agent]) if !agent.is_empty() => agent_queue(store, &decoded(agent))?,
         ("tasks", ["active"]) => {
-            let tasks = store.list(&Filter::default())?;
-            listing(&json!({"count": tasks.len()}), "tasks", &tasks)
+            let mut tasks = List::new();
+            store.list(&Filter::default(), |task| tasks.push(&task))?;
+            tasks.named("tasks", |count| json!({"count": count}))
         }
         ("tasks", ["archived"]) => {
             let all = Filter {
                 include_archived: true,
                 ..Filter::default()
             };
-            let mut tasks = store.list(&all)?;
-            tasks.retain(|task| task.archived_at.is_some());
-            listing(&json!({"count": tasks.len()}), "tasks", &tasks)
+            let mut tasks = List::new();
+            store.list(&all, |task| {
+                if task.archived_at.is_some() {
+                    tasks.push(&task);
+                }
+            })?;
+            tasks.named("tasks", |count| json!({"count": count}))
         }
         _ => return Err(unknown()),
     };
-    Ok(text)
+    Ok(text.plain())
 }
 
 fn number(text: &str) -> Option<Number> {

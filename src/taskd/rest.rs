@@ -123,10 +123,11 @@ impl<'a> Call<'a> {
             ("POST", ["tasks"]) => told(StatusCode::CREATED, store.create(&self.new_task()?)?),
             ("GET", ["tasks"]) => {
                 let queue_name = self.query.get("queue_name").map(String::as_str);
-                ok(store.list(&Filter {
+                let filter = Filter {
                     queue_name,
                     ..self.filter()?
-                })?)
+                };
+                ok(store.list(&filter, |task| json!(task))?)
             }
             ("GET", ["tasks", id]) => {
                 let id = task_id(id)?;
@@ -159,7 +160,9 @@ impl<'a> Call<'a> {
                 let (about, by) = (self.text("description")?, self.text("created_by")?);
                 told(StatusCode::CREATED, store.add_link(&id, url, about, by)?)
             }
-            ("GET", ["agents", agent, "queue"]) => ok(store.agent_queue(agent)?),
+            ("GET", ["agents", agent, "queue"]) => {
+                ok(store.agent_queue(agent, |task| json!(task))?)
+            }
             ("POST", ["agents", agent, "signup"]) => {
                 ok(store.sign_up(agent)?.ok_or_else(|| {
                     error(StatusCode::NOT_FOUND, "No idle tasks available for signup")
@@ -167,7 +170,9 @@ impl<'a> Call<'a> {
             }
             ("GET", ["queues"]) => ok(store.queues()?),
             ("GET", ["queues", name, "stats"]) => ok(store.queue_stats(name)?),
-            ("GET", ["queues", name, "tasks"]) => ok(store.queue_tasks(name, self.filter()?)?),
+            ("GET", ["queues", name, "tasks"]) => {
+                ok(store.queue_tasks(name, self.filter()?, |task| json!(task))?)
+            }
             _ => Err(error(StatusCode::NOT_FOUND, "Not found")),
         }
     }

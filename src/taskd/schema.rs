@@ -125,6 +125,11 @@ const INDEXES: [(&str, &str); 12] = [
     ("task_history", "task_id"),
 ];
 
+/// An agent's open tasks in the order they are handed out: `get_my_queue` reads them without sorting, `signup_for_task` the
+/// first one of them, however many there are. tinytask has none like it, and is not disturbed by it.
+const OPEN_TASKS: &str = "CREATE INDEX IF NOT EXISTS tasks_open ON tasks (assigned_to, priority DESC, created_at) \
+    WHERE archived_at IS NULL AND status <> 'complete'";
+
 /// What every generation has, and what later ones added, as ALTER TABLE adds it.
 const FIRST_COLUMNS: [&str; 11] = [
     "id",
@@ -299,7 +304,12 @@ fn look(db: &Connection, path: &Utf8Path) -> Result<Known, Look> {
     let complete = ADDED_COLUMNS.iter().all(|(name, _)| has(name))
         && ["comments", "links", "task_history"]
             .iter()
-            .all(|name| tables.iter().any(|table| table == name));
+            .all(|name| tables.iter().any(|table| table == name))
+        && db.query_row(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'tasks_open')",
+            [],
+            |row| row.get(0),
+        )?;
     Ok(if complete {
         Known::UpToDate
     } else {
@@ -327,6 +337,7 @@ fn bring_up_to_date(db: &mut Connection) -> rusqlite::Result<()> {
             transaction.execute_batch(&format!("CREATE INDEX {name} ON {table} ({columns})"))?;
         }
     }
+    transaction.execute_batch(OPEN_TASKS)?;
     transaction.commit()
 }
 

@@ -13,11 +13,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use camino::Utf8Path;
-use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Value as Sql, ValueRef};
+use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, Type, Value as Sql, ValueRef};
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Row, Transaction, TransactionBehavior,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -81,49 +81,60 @@ impl FromSql for Number {
     }
 }
 
-/// A task as clients see it, in the order of its keys.
+/// A task as clients see it, in the order of its keys. Its texts are its own, or lie in the row it was read from.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Task {
+pub(super) struct Task<T: AsRef<str> = String> {
     pub(super) id: i64,
-    title: String,
-    description: Option<String>,
-    pub(super) status: String,
-    assigned_to: Option<String>,
-    previous_assigned_to: Option<String>,
-    created_by: Option<String>,
+    title: T,
+    description: Option<T>,
+    pub(super) status: T,
+    assigned_to: Option<T>,
+    previous_assigned_to: Option<T>,
+    created_by: Option<T>,
     pub(super) priority: Number,
     tags: Value,
     parent_task_id: Option<i64>,
-    queue_name: Option<String>,
+    queue_name: Option<T>,
     blocked_by_task_id: Option<i64>,
-    created_at: Option<String>,
-    updated_at: Option<String>,
-    pub(super) archived_at: Option<String>,
+    created_at: Option<Time<T>>,
+    updated_at: Option<Time<T>>,
+    pub(super) archived_at: Option<Time<T>>,
     is_currently_blocked: bool,
 }
 
-/// The columns [`Task::read`] reads, of `tasks` under the name `t`. Blocking is computed here, on each read.
-const TASK: &str = "t.id, t.title, t.description, t.status, t.assigned_to, t.previous_assigned_to, t.created_by, t.priority, \
-    t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at, t.archived_at, \
-    EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.blocked_by_task_id AND b.status <> 'complete')";
+/// `select!("WHERE …")`: the columns [`Task::read`] reads, of `tasks` under the name `t`. Blocking is computed here, on each
+/// read; the CASE spares most rows a search.
+macro_rules! select {
+    ($($rest:expr),*) => {
+        concat!(
+            "SELECT t.id, t.title, t.description, t.status, t.assigned_to, t.previous_assigned_to, t.created_by, ",
+            "t.priority, t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at, ",
+            "t.archived_at, CASE WHEN t.blocked_by_task_id IS NULL THEN 0 ELSE EXISTS ",
+            "(SELECT 1 FROM tasks b WHERE b.id = t.blocked_by_task_id AND b.status <> 'complete') END ",
+            "FROM tasks t ",
+            $($rest),*
+        )
+    };
+}
+use select;
 
-impl Task {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let tags: Option<String> = row.get(8)?;
+impl<'row, T: AsRef<str> + From<&'row str>> Task<T> {
+    fn read(row: &'row Row<'_>) -> rusqlite::Result<Self> {
+        let tags: Option<&str> = text(row, 8)?;
         Ok(Self {
             id: row.get(0)?,
-            title: row.get(1)?,
-            description: row.get(2)?,
-            status: row.get(3)?,
-            assigned_to: row.get(4)?,
-            previous_assigned_to: row.get(5)?,
-            created_by: row.get(6)?,
+            title: needed(row, 1)?,
+            description: text(row, 2)?,
+            status: needed(row, 3)?,
+            assigned_to: text(row, 4)?,
+            previous_assigned_to: text(row, 5)?,
+            created_by: text(row, 6)?,
             priority: row.get(7)?,
             tags: tags
-                .and_then(|tags| serde_json::from_str(&tags).ok())
+                .and_then(|tags| serde_json::from_str(tags).ok())
                 .unwrap_or_else(|| Value::Array(Vec::new())),
             parent_task_id: row.get(9)?,
-            queue_name: row.get(10)?,
+            queue_name: text(row, 10)?,
             blocked_by_task_id: row.get(11)?,
             created_at: time(row, 12)?,
             updated_at: time(row, 13)?,
@@ -133,16 +144,52 @@ impl Task {
     }
 }
 
-/// SQLite writes `2026-11-22 18:38:55`, always UTC; clients get `2026-11-22T18:38:55Z`.
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
-    let text: Option<String> = row.get(column)?;
-    Ok(text.filter(|text| !text.is_empty()).map(|text| {
-        if text.contains('T') {
-            text
-        } else {
-            text.replacen(' ', "T", 1) + "Z"
+/// A text of the row, or null.
+fn text<'row, T: From<&'row str>>(
+    row: &'row Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Some(text.into())),
+            Err(error) => Err(rusqlite::Error::Utf8Error(column, error)),
+        },
+        other => Err(wrong_type(row, column, other.data_type())),
+    }
+}
+
+fn needed<'row, T: From<&'row str>>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<T> {
+    text(row, column)?.ok_or_else(|| wrong_type(row, column, Type::Null))
+}
+
+fn wrong_type(row: &Row<'_>, column: usize, found: Type) -> rusqlite::Error {
+    let name = row.as_ref().column_name(column).unwrap_or_default();
+    rusqlite::Error::InvalidColumnType(column, name.to_owned(), found)
+}
+
+/// A time as SQLite writes it, always UTC: `2026-11-22 18:38:55`; clients get `2026-11-22T18:38:55Z`.
+#[derive(Debug, Clone)]
+pub(super) struct Time<T>(T);
+
+impl<T: AsRef<str>> Serialize for Time<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = self.0.as_ref();
+        match text.split_once(' ') {
+            // Another program's file may hold anything.
+            _ if text.contains('T') => serializer.serialize_str(text),
+            None => serializer.collect_str(&format_args!("{text}Z")),
+            Some((day, time)) => serializer.collect_str(&format_args!("{day}T{time}Z")),
         }
-    }))
+    }
+}
+
+fn time<'row, T: AsRef<str> + From<&'row str>>(
+    row: &'row Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<Time<T>>> {
+    let text: Option<T> = text(row, column)?;
+    Ok(text.filter(|text| !text.as_ref().is_empty()).map(Time))
 }
 
 /// A comment on a task.
@@ -152,8 +199,8 @@ pub(super) struct Comment {
     pub(super) task_id: i64,
     content: String,
     created_by: Option<String>,
-    created_at: Option<String>,
-    updated_at: Option<String>,
+    created_at: Option<Time<String>>,
+    updated_at: Option<Time<String>>,
 }
 
 /// A link on a task.
@@ -164,7 +211,7 @@ pub(super) struct Link {
     url: String,
     description: Option<String>,
     created_by: Option<String>,
-    created_at: Option<String>,
+    created_at: Option<Time<String>>,
 }
 
 /// A task with what hangs on it.
@@ -178,10 +225,10 @@ pub(super) struct FullTask {
 
 /// A task with its children.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Family {
+pub(super) struct Family<T> {
     #[serde(flatten)]
     pub(super) task: Task,
-    subtasks: Vec<Task>,
+    subtasks: Vec<T>,
     subtask_count: usize,
 }
 
@@ -328,8 +375,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// One task, or none.
 fn task(db: &Connection, id: &Number) -> Outcome<Option<Task>> {
     Ok(db
-        .prepare_cached(&format!("SELECT {TASK} FROM tasks t WHERE t.id = ?1"))?
-        .query_row([id], Task::read)
+        .prepare_cached(select!("WHERE t.id = ?1"))?
+        .query_row([id], |row| Task::read(row))
         .optional()?)
 }
 
@@ -341,11 +388,16 @@ fn existing(db: &Connection, id: &Number) -> Outcome<Task> {
     }
 }
 
-/// The tasks a statement selects with [`TASK`].
-fn tasks(db: &Connection, sql: &str, values: impl rusqlite::Params) -> Outcome<Vec<Task>> {
+/// What `each` makes of the tasks that a statement selects.
+fn tasks<T>(
+    db: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+    mut each: impl FnMut(Task<&str>) -> T,
+) -> Outcome<Vec<T>> {
     Ok(db
         .prepare_cached(sql)?
-        .query_map(values, Task::read)?
+        .query_map(values, |row| Ok(each(Task::read(row)?)))?
         .collect::<Result<_, _>>()?)
 }
 

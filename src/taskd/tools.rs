@@ -3,11 +3,12 @@
 //! No tool failure is a protocol error: wrong arguments, an unknown tool and a refusal are all texts with `is_error`. The texts
 //! are tinytask's: JSON, or a line of prose, or prose, an empty line and JSON.
 
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::arguments::{self, Arguments, Kind, Param, Unknown};
 use super::store::{Filter, Outcome, Store, Task, Trouble, patiently};
+use super::text::{List, Text};
 
 mod notes;
 mod queues;
@@ -26,29 +27,25 @@ pub(super) struct Tool {
 
 /// The text of a tool's answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub text: String,
-    pub is_error: bool,
+pub(super) struct Answer {
+    pub(super) text: Text,
+    pub(super) is_error: bool,
     /// The task it is about, for the log.
-    pub task: Option<i64>,
+    pub(super) task: Option<i64>,
 }
 
 impl Answer {
-    fn prose(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            is_error: false,
-            task: None,
-        }
+    fn prose(text: impl AsRef<str>) -> Self {
+        Text::prose(text.as_ref()).into()
     }
-    pub(super) fn error(text: impl Into<String>) -> Self {
+    pub(super) fn error(text: impl AsRef<str>) -> Self {
         Self {
             is_error: true,
             ..Self::prose(text)
         }
     }
     fn json(value: &impl Serialize) -> Self {
-        Self::prose(pretty(value))
+        Text::json(value).into()
     }
     fn on(self, task: i64) -> Self {
         Self {
@@ -69,32 +66,14 @@ impl Answer {
     }
 }
 
-/// An object with a long list at its end. Written straight from the rows: a list may have ten thousand of them.
-struct Listing<'a, T> {
-    head: &'a Value,
-    name: &'static str,
-    items: &'a [T],
-}
-
-impl<T: Serialize> Serialize for Listing<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in self.head.as_object().into_iter().flatten() {
-            map.serialize_entry(name, value)?;
+impl From<Text> for Answer {
+    fn from(text: Text) -> Self {
+        Self {
+            text,
+            is_error: false,
+            task: None,
         }
-        map.serialize_entry(self.name, self.items)?;
-        map.end()
     }
-}
-
-/// `head`, and then the list by its name.
-pub(super) fn listing<T: Serialize>(head: &Value, name: &'static str, items: &[T]) -> String {
-    pretty(&Listing { head, name, items })
-}
-
-/// Two spaces, as `JSON.stringify(…, null, 2)`.
-pub(super) fn pretty(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("string keys and plain values only")
 }
 
 /// All of them, in the order they are listed.
@@ -106,7 +85,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Tool> {
 }
 
 /// Calls a tool by name.
-pub async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
+pub(super) async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
     let Some(tool) = all().find(|tool| tool.name == name) else {
         return Answer::error(format!("Unknown tool: {name}"));
     };
@@ -176,13 +155,10 @@ const STATUS: Param = unadvertised(
 );
 
 /// What `get_my_queue` and its resource say.
-pub(super) fn agent_queue(store: &Store, agent: &str) -> Outcome<String> {
-    let tasks = store.agent_queue(agent)?;
-    Ok(listing(
-        &json!({"agent": agent, "count": tasks.len()}),
-        "tasks",
-        &tasks,
-    ))
+pub(super) fn agent_queue(store: &Store, agent: &str) -> Outcome<Text> {
+    let mut tasks = List::new();
+    store.agent_queue(agent, |task| tasks.push(&task))?;
+    Ok(tasks.named("tasks", |count| json!({"agent": agent, "count": count})))
 }
 
 /// What the lists of tasks are narrowed by.

@@ -77,7 +77,9 @@ impl Strace {
             asked: 0,
         };
         for line in log.lines() {
-            let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
+            let call = line
+                .split_once(' ')
+                .map_or("", |(_, call)| call.trim_start());
             let name = call.trim_start_matches("<... ");
             let name = name.split(['(', ' ']).next().unwrap_or_default();
             if ["write", "writev", "sendto", "sendmsg"].contains(&name) {

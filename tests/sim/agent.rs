@@ -8,6 +8,7 @@ use calypso_watch::core::record::{Failure, FailureClass};
 use calypso_watch::look::Scope;
 
 use crate::chance::Chance;
+use crate::planted::{AGENTS_DO_NOTHING, AGENTS_SEND_BACK};
 use crate::processes::Kind;
 use crate::tinytask::QUEUES;
 use crate::world::{Item, World};
@@ -171,7 +172,15 @@ impl World {
         let is_inbound = dir.id.subject == RunSubject::Inbound;
         let mut chance = Chance::new(self.chance.next());
         let is_right = self.is_healed || chance.below(10) < 3 + 2 * self.mood;
-        let (name, deeds) = if is_inbound {
+        let planted = match self.plant {
+            AGENTS_DO_NOTHING => Some("agent did nothing"),
+            AGENTS_SEND_BACK => Some("agent sent it back"),
+            _ => None,
+        };
+        let planted = HABITS.iter().find(|(name, _)| Some(*name) == planted);
+        let (name, deeds) = if let (Some(habit), false) = (planted, is_inbound) {
+            *habit
+        } else if is_inbound {
             let at = chance.below(DISPATCHERS.len() as u64) as usize;
             DISPATCHERS[if is_right { 0 } else { at }]
         } else {

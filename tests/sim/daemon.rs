@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use calypso_watch::core::model::{
-    Moment, ProcessId, RunId, RunSubject, TaskId, TaskKey, Timestamp,
-};
-use calypso_watch::core::record::VerdictRecord;
+use calypso_watch::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, Timestamp};
+use calypso_watch::core::record::{Known, VerdictRecord};
+use calypso_watch::core::trust::Trust;
 use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
 use calypso_watch::look::Scope;
 
@@ -23,8 +22,7 @@ pub(crate) struct Memory {
     pub(crate) highest_task: i64,
     pub(crate) unreachable_since: Option<Moment>,
     pub(crate) last_unreachable: Option<Moment>,
-    pub(crate) known_open: BTreeSet<TaskKey>,
-    pub(crate) is_suspicious: bool,
+    pub(crate) trust: Trust,
     pub(crate) in_hand: BTreeSet<RunId>,
     pub(crate) swept: BTreeMap<RunId, u32>,
     pub(crate) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
@@ -73,16 +71,28 @@ pub(crate) struct Daemon {
     silences: u32,
     wake_at: Option<Timestamp>,
     rung: Option<Scope>,
+    /// Something seen since the last whole look calls for another one before anything is started.
+    pub(crate) wants_everything: bool,
+    /// Subjects whose launches fail in its own hands: until when they are left alone, after how many failures.
+    pub(crate) failing: BTreeMap<RunSubject, (u64, u32)>,
+    /// As it was last written down.
+    known: Option<Known>,
+    /// `status` says that tinytask is perhaps another server.
+    pub(crate) doubts: bool,
     /// Stopped by a signal until then.
     pub(crate) asleep_until: u64,
     first: bool,
 }
 
 impl Daemon {
-    fn new(incarnation: u32, now: u64) -> Self {
+    fn new(incarnation: u32, now: u64, known: Known) -> Self {
+        let memory = Memory {
+            trust: Trust::of(known),
+            ..Memory::default()
+        };
         Self {
             incarnation,
-            memory: Memory::default(),
+            memory,
             rescan: now,
             tinytask: now,
             database: Vec::new(),
@@ -91,6 +101,10 @@ impl Daemon {
             silences: 0,
             wake_at: None,
             rung: None,
+            wants_everything: false,
+            failing: BTreeMap::new(),
+            known: None,
+            doubts: false,
             asleep_until: 0,
             first: true,
         }
@@ -142,7 +156,8 @@ impl World {
         }
         self.counts.hit("daemon started");
         self.incarnations += 1;
-        let daemon = Daemon::new(self.incarnations, self.mono);
+        let known = self.disk.known.now.clone().unwrap_or_default();
+        let daemon = Daemon::new(self.incarnations, self.mono, known);
         self.daemon = Some(daemon);
     }
 
@@ -175,6 +190,9 @@ impl World {
             let Ok((seen, decision, acted)) = self.round(scope) else {
                 return;
             };
+            if self.record_known(&seen).is_err() {
+                return;
+            }
             self.set_timers(scope, &seen, &decision, acted);
             if acted != Acted::Something {
                 let is_due = decision.wake_at.is_some_and(|at| at <= self.wall());
@@ -187,10 +205,43 @@ impl World {
                 }
                 break;
             }
-            scope = Scope::Queues;
+            let daemon = self.daemon.as_mut().expect("it lives: it has just acted");
+            scope = if std::mem::take(&mut daemon.wants_everything) {
+                Scope::Everything
+            } else {
+                Scope::Queues
+            };
         }
         let rest = self.chance.below(3);
         self.pass(rest);
+    }
+
+    /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
+    fn record_known(&mut self, seen: &Snapshot) -> Result<(), Killed> {
+        let (mono, is_full) = (self.mono, self.mono < self.disk.full_until);
+        let Some(daemon) = &mut self.daemon else {
+            return Err(Killed);
+        };
+        match &seen.tinytask {
+            Tinytask::NotAsked => {}
+            Tinytask::Suspicious { .. } => daemon.doubts = true,
+            Tinytask::Fresh { .. } | Tinytask::Unreachable { .. } => daemon.doubts = false,
+        }
+        let known = daemon.memory.trust.known();
+        if daemon.known.as_ref() != Some(&known) {
+            if is_full {
+                self.counts.hit("write on a full disk");
+                return Ok(());
+            }
+            daemon.known = Some(known.clone());
+            self.disk.known.write(known, mono, false);
+            self.point("known tasks: written")?;
+        }
+        if seen.controls.trust_tinytask && matches!(seen.tinytask, Tinytask::Fresh { .. }) {
+            self.disk.controls.trust_tinytask = false;
+            self.point("known tasks: a person's word taken down")?;
+        }
+        Ok(())
     }
 
     fn set_timers(&mut self, scope: Scope, seen: &Snapshot, decision: &Decision, acted: Acted) {
@@ -235,7 +286,13 @@ impl World {
             Scope::Queues => "look",
         });
         let looked = self.now();
-        let seen = self.look(scope, &looked)?;
+        let mut seen = self.look(scope, &looked)?;
+        let mono = self.mono;
+        for (subject, (until, _)) in self.daemon.iter().flat_map(|daemon| &daemon.failing) {
+            if mono < *until {
+                seen.cannot_read(*subject, "it could not be started".into());
+            }
+        }
         self.point("after the look")?;
         let now = self.now();
         let decision = (self.decide)(&seen, &self.policy, &now);

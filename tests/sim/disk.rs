@@ -7,7 +7,7 @@ use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
     FileKey, Outcome, ProcessId, QueueName, Recipe, RunSubject, TaskKey, Timestamp,
 };
-use calypso_watch::core::record::{Failure, Marks, Spec, StateRecord, VerdictRecord};
+use calypso_watch::core::record::{Failure, Known, Marks, Spec, StateRecord, VerdictRecord};
 use calypso_watch::core::{Controls, History};
 
 use crate::chance::Chance;
@@ -127,6 +127,7 @@ pub(crate) struct Disk {
     pub(crate) inbound: Vec<Request>,
     pub(crate) history: Vec<(u64, VerdictRecord)>,
     pub(crate) marks: BTreeMap<RunSubject, Marks>,
+    pub(crate) known: Slot<Known>,
     /// `by-…` links below a subject to another run's verdict.
     pub(crate) links: BTreeMap<RunSubject, BTreeSet<RunDir>>,
     pub(crate) full_until: u64,
@@ -257,7 +258,7 @@ impl Disk {
 
     /// What was not synced is kept, lost, or torn. Returns how many records were lost or torn.
     pub(crate) fn power_cut(&mut self, chance: &mut Chance, mono: u64) -> u64 {
-        let mut torn = 0;
+        let mut torn = u64::from(self.known.power_cut(chance, mono));
         for (dir, run) in &mut self.runs {
             torn += u64::from(run.spec.power_cut(chance, mono));
             torn += u64::from(run.state.power_cut(chance, mono));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
-    Now, Outcome, ProcessId, QueueName, RunId, RunSubject, TaskKey, TaskStatus,
+    Now, Outcome, ProcessId, QueueName, RunId, RunMark, RunSubject, TaskKey, TaskStatus,
 };
 use calypso_watch::core::policy::MAX_OURS;
 use calypso_watch::core::record::{FailureClass, Verdict, VerdictRecord};
@@ -285,19 +285,15 @@ impl World {
         }
     }
 
-    pub(crate) fn check_comments(&mut self, task: i64, run: RunId) {
+    pub(crate) fn check_comments(&mut self, task: i64, mark: &RunMark) {
         let row = self.tiny.db.rows.get(&task);
         let said = row.map_or(0, |row| {
-            row.comments
-                .iter()
-                .filter(|(_, by)| *by == Some(run))
-                .count()
+            let is_it = |(_, by): &&(i64, Option<RunMark>)| by.as_ref() == Some(mark);
+            row.comments.iter().filter(is_it).count()
         });
         if said > 1 {
-            self.fail(
-                "nothing is said twice",
-                format!("task {task}, run {run}: {said} times"),
-            );
+            let how = format!("task {task}, run {mark}: {said} times");
+            self.fail("nothing is said twice", how);
         }
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
-    Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, Task, TaskId, TaskKey,
-    TaskStatus, Timestamp,
+    Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, TaskId, TaskStatus,
+    Timestamp,
 };
 use calypso_watch::core::record::Write;
+use calypso_watch::core::trust::Doubt;
 use calypso_watch::core::verdict::{Meaning, questions};
 use calypso_watch::core::{
     Alive, Coverage, Evidence, InboundEntry, InboundState, Observed, ObservedState, Run, Snapshot,
@@ -23,7 +24,6 @@ use crate::world::{Killed, World};
 /// As in `look`.
 const SWEEPS: u32 = 3;
 const RECENT: usize = 500;
-const SUSPICIOUS_FROM: usize = 4;
 
 /// What one call to tinytask came to.
 pub(crate) type Answer<T> = Result<T, String>;
@@ -295,7 +295,7 @@ impl World {
             Ok(false) => Tinytask::NotAsked,
             Ok(true) => {
                 self.memory().unreachable_since = None;
-                self.suspicion(seen)?
+                self.suspicion(seen, now)?
                     .unwrap_or(Tinytask::Fresh { took: Millis(1) })
             }
             Err(error) => {
@@ -409,42 +409,25 @@ impl World {
             .collect()
     }
 
-    fn suspicion(&mut self, seen: &Snapshot) -> Result<Option<Tinytask>, Killed> {
-        let now_open: BTreeSet<TaskKey> = seen.tasks.values().map(Task::key).collect();
-        let known = self.memory().known_open.clone();
-        let gone: Vec<TaskKey> = known.difference(&now_open).copied().collect();
-        let is_whole = seen.coverage == Coverage::Everything;
-        let is_doubtful = if is_whole {
-            gone.len() * 4 > known.len() * 3
-        } else {
-            let is_its = |key: &TaskKey| is_gone(seen.details.get(&key.id), *key);
-            self.memory().is_suspicious || known.iter().any(is_its)
+    fn suspicion(&mut self, seen: &Snapshot, now: &Now) -> Result<Option<Tinytask>, Killed> {
+        let asked = match self.memory().trust.doubt(seen, now) {
+            Doubt::Nothing => return Ok(None),
+            Doubt::Sure(suspicious) => {
+                self.counts.hit("number found to be another task's");
+                return Ok(Some(suspicious));
+            }
+            Doubt::Ask(asked) => asked,
         };
-        if is_doubtful && known.len() >= SUSPICIOUS_FROM && gone.len() >= SUSPICIOUS_FROM {
-            let asked = &gone[..gone.len().min(8)];
-            let mut are_gone = 0;
-            for key in asked {
-                let answer = self.call("doubting tinytask", |db| db.detail(key.id.number()))?;
-                are_gone += usize::from(answer.is_ok_and(|answer| is_gone(Some(&answer), *key)));
-            }
-            let are_gone = if is_whole {
-                are_gone == asked.len()
-            } else {
-                are_gone * 4 > asked.len() * 3
-            };
-            self.memory().is_suspicious = are_gone;
-            if are_gone {
-                self.counts.hit("tinytask suspicious");
-                let (vanished, of) = (gone.len(), known.len());
-                return Ok(Some(Tinytask::Suspicious { vanished, of }));
-            }
+        let mut answers = Vec::new();
+        for key in asked {
+            let answer = self.call("doubting tinytask", |db| db.detail(key.id.number()))?;
+            answers.push((key, answer.ok()));
         }
-        if is_whole {
-            let memory = self.memory();
-            memory.is_suspicious = false;
-            memory.known_open = now_open;
+        let doubted = self.memory().trust.answered(seen, &answers);
+        if doubted.is_some() {
+            self.counts.hit("tinytask suspicious");
         }
-        Ok(None)
+        Ok(doubted)
     }
 
     fn watch_parked(&mut self, seen: &mut Snapshot) -> Result<(), Killed> {
@@ -571,13 +554,5 @@ impl World {
             .as_mut()
             .expect("only a daemon that lives looks")
             .memory
-    }
-}
-
-fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
-    match answer {
-        Some(Detail::NotFound) => true,
-        Some(Detail::Found(found)) => found.task.key() != key,
-        None => false,
     }
 }

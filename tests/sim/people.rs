@@ -19,7 +19,7 @@ pub(crate) struct Event {
 }
 
 /// What there is, with how often it comes.
-pub(crate) const KINDS: [(&str, u64); 47] = [
+pub(crate) const KINDS: [(&str, u64); 48] = [
     ("request dropped", 10),
     ("request edited", 2),
     ("request taken back", 2),
@@ -53,6 +53,7 @@ pub(crate) const KINDS: [(&str, u64); 47] = [
     ("tinytask backed up", 2),
     ("tinytask restored from a backup", 2),
     ("tinytask swapped for another", 1),
+    ("release tinytask", 6),
     ("daemon to die soon", 14),
     ("daemon killed", 5),
     ("daemon stopped for a while", 2),
@@ -322,6 +323,14 @@ impl World {
                 self.control(|controls| controls.held.clear());
                 return true;
             }
+            // As its hold tells a person to, who may err.
+            "release tinytask" => {
+                let is_doubted = self.is_doubting();
+                if is_doubted {
+                    self.control(|controls| controls.trust_tinytask = true);
+                }
+                return is_doubted;
+            }
             _ => {}
         }
         let Some(subject) = self.some_subject(chance) else {
@@ -569,13 +578,8 @@ impl World {
         for shim in shims {
             self.after(1, Item::Shim(shim));
         }
-        let is_doubting = self.daemon.as_ref().is_some_and(|d| d.memory.is_suspicious);
         if let Some(daemon) = &mut self.daemon {
             daemon.asleep_until = 0;
-        }
-        if is_doubting {
-            // As its hold tells a person to.
-            self.kill_daemon();
         }
         // Working tasks that a backup, or another database, left behind are for a person to put back.
         let now = self.seconds();
@@ -594,6 +598,11 @@ impl World {
             self.laws.moved(task, self.mono);
         }
         self.ring(Scope::Everything);
+    }
+
+    /// Does `status` say that tinytask is perhaps another server?
+    pub(crate) fn is_doubting(&self) -> bool {
+        self.daemon.as_ref().is_some_and(|daemon| daemon.doubts)
     }
 
     /// Queues that somebody looks after.

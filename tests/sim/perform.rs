@@ -2,12 +2,13 @@
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
-    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunId, RunState, RunSubject,
-    StoppedBy, Task, TaskKey, TaskStatus,
+    Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunMark, RunState, RunSubject,
+    StoppedBy, Task, TaskKey, TaskStatus, Timestamp,
 };
 use calypso_watch::core::record::{
     Baseline, BaselineTask, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord, Write,
 };
+use calypso_watch::core::trust::is_gone;
 use calypso_watch::core::{Action, Decision, Launch, Mark, Snapshot, StopCause};
 use calypso_watch::look::{Scope, is_still_runnable};
 
@@ -20,6 +21,13 @@ const GRACE: u64 = 10_000;
 const SWEEP_TIME: u64 = 5_000;
 const SHIM_TIME: u64 = 15_000;
 const TERM_TIME: u64 = 2_000;
+
+/// As `daemon::perform::Left`.
+struct Left {
+    key: TaskKey,
+    queue: String,
+    updated_at: Option<Timestamp>,
+}
 
 /// An action failed; the next look meets it again.
 struct Failed;
@@ -123,10 +131,24 @@ impl World {
             Action::FinishVerdict { run, verdict } => self.finish(run, verdict),
             Action::RecordMark { subject, mark } => self.mark(*subject, mark),
             Action::ClearStop { subject } => Ok(Ok(self.disk.controls.stop.remove(subject))),
-            Action::PutBack { task, run } => match seen.tasks.get(task).map(Task::key) {
-                Some(key) => self.put_back(key, *run),
-                None => Ok(Ok(false)),
-            },
+            Action::PutBack { task, run } => {
+                let Some(task) = seen.tasks.get(task) else {
+                    return Ok(Ok(false));
+                };
+                let queue = task.queue();
+                let token = queue.as_ref().and_then(|queue| {
+                    let (id, queue) = (*run, queue.clone());
+                    let on_disk = self.disk.runs.get(&RunDir { id, queue })?;
+                    Some(on_disk.spec.now.as_ref()?.token.clone())
+                });
+                let mark = RunMark::new(*run, &token.unwrap_or_default());
+                let left = Left {
+                    key: task.key(),
+                    queue: task.assigned_to.clone().unwrap_or_default(),
+                    updated_at: Some(task.updated_at),
+                };
+                self.put_back(&left, &mark)
+            }
             Action::CreateFolder { task } => {
                 let wall = self.wall();
                 self.disk.touch_folder(task.number(), wall);
@@ -138,6 +160,18 @@ impl World {
     // ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn launch(&mut self, launch: &Launch, seen: &Snapshot, looked: &Now) -> Act {
+        let witness = self.memory().trust.witness(&launch.subject.task().into_iter().collect());
+        if let Some(witness) = witness {
+            let id = witness.id.number();
+            let answer = answer!(self.call("launch: asking for a witness", |db| db.detail(id)));
+            if is_gone(Some(&answer), witness) {
+                self.counts.hit("witness gone before a launch");
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.wants_everything = true;
+                }
+                return Ok(Ok(true));
+            }
+        }
         let decided: Moment = (&self.now()).into();
         let found = match launch.subject {
             RunSubject::Task(id) => {
@@ -164,6 +198,7 @@ impl World {
         let dir = launch.dir();
         if self.mono < self.disk.full_until {
             self.counts.hit("write on a full disk");
+            self.launch_failed(launch.subject);
             return Ok(Err(Failed));
         }
         // D1
@@ -175,6 +210,7 @@ impl World {
             if is_new_entry {
                 self.disk.live.remove(&dir);
             }
+            self.launch_failed(launch.subject);
             return Ok(Err(Failed));
         }
         on_disk.has_dir = true;
@@ -190,8 +226,23 @@ impl World {
         self.point("between D2 and D3")?;
         // D3
         self.start_shim(&dir);
+        if let Some(daemon) = &mut self.daemon {
+            daemon.failing.remove(&launch.subject);
+        }
         self.point("after D3")?;
         Ok(Ok(true))
+    }
+
+    /// As `daemon::perform::note_launch`: the subject is left alone for a while, and what it was decided on is read anew.
+    fn launch_failed(&mut self, subject: RunSubject) {
+        let mono = self.mono;
+        let Some(daemon) = &mut self.daemon else {
+            return;
+        };
+        daemon.memory.forget(subject);
+        let (until, failures) = daemon.failing.entry(subject).or_default();
+        *until = mono + (500u64 << (*failures).min(6)).min(30_000);
+        *failures += 1;
     }
 
     fn spec(
@@ -264,18 +315,24 @@ impl World {
 
     fn finish(&mut self, dir: &RunDir, verdict: &VerdictRecord) -> Act {
         for task in &verdict.tasks {
+            let left = Left {
+                key: task.key,
+                queue: verdict.queue.to_string(),
+                updated_at: task.updated_at,
+            };
             match &task.write {
-                Some(Write::PutBack { .. }) => {
-                    let done = self.put_back(task.key, verdict.run)?;
+                Some(Write::PutBack { comment }) => {
+                    let done = self.put_back(&left, &mark_in(comment))?;
                     if done.is_err() {
                         return Ok(Err(Failed));
                     }
                 }
-                Some(Write::Park { put_back, .. }) => {
-                    if self.say_once(task.key, verdict.run)?.is_err() {
+                Some(Write::Park { comment, put_back }) => {
+                    let mark = mark_in(comment);
+                    if self.say_once(&left, &mark)?.is_err() {
                         return Ok(Err(Failed));
                     }
-                    if *put_back && self.put_back(task.key, verdict.run)?.is_err() {
+                    if *put_back && self.put_back(&left, &mark)?.is_err() {
                         return Ok(Err(Failed));
                     }
                 }
@@ -304,20 +361,26 @@ impl World {
         Ok(Ok(true))
     }
 
-    fn put_back(&mut self, key: TaskKey, run: RunId) -> Act {
-        let Some(found) = answer!(self.present(key)) else {
+    fn put_back(&mut self, left: &Left, mark: &RunMark) -> Act {
+        let Some(found) = answer!(self.present(left.key)) else {
             return Ok(Ok(false));
         };
+        let key = left.key;
         let is_left = found.task.status == TaskStatus::Working
             && found.open_subtasks == 0
-            && !found.task.is_archived;
+            && !found.task.is_archived
+            && found.task.assigned_to.as_deref() == Some(left.queue.as_str())
+            && left.updated_at.is_none_or(|at| found.task.updated_at == at)
+            && !(self.disk.pid_files).contains_key(&RunSubject::Task(key.id));
         if !is_left {
             return Ok(Ok(false));
         }
         let (id, now) = (key.id.number(), self.seconds());
-        if !has_said(&found, run) || self.plant == SAYS_IT_AGAIN {
-            answer!(self.call("put back: the comment", |db| db.comment(id, Some(run))));
-            self.check_comments(id, run);
+        if !has_said(&found, mark) || self.plant == SAYS_IT_AGAIN {
+            answer!(self.call("put back: the comment", |db| {
+                db.comment(id, Some(mark.clone()))
+            }));
+            self.check_comments(id, mark);
         }
         answer!(self.call("put back: the status", |db| {
             db.update(id, now, |row| row.status = TaskStatus::Idle)
@@ -326,12 +389,15 @@ impl World {
         Ok(Ok(true))
     }
 
-    fn say_once(&mut self, key: TaskKey, run: RunId) -> Act {
-        let found = answer!(self.present(key));
-        if found.is_some_and(|found| !has_said(&found, run)) {
-            let id = key.id.number();
-            answer!(self.call("park: the comment", |db| db.comment(id, Some(run))));
-            self.check_comments(id, run);
+    fn say_once(&mut self, left: &Left, mark: &RunMark) -> Act {
+        if let Some(found) = answer!(self.present(left.key))
+            && found.task.is_open()
+            && found.task.assigned_to.as_deref() == Some(left.queue.as_str())
+            && !has_said(&found, mark)
+        {
+            let id = left.key.id.number();
+            answer!(self.call("park: the comment", |db| db.comment(id, Some(mark.clone()))));
+            self.check_comments(id, mark);
         }
         Ok(Ok(true))
     }
@@ -502,6 +568,11 @@ fn name(action: &Action) -> &'static str {
 }
 
 /// Has the run said its word on the task?
-fn has_said(found: &FoundDetail, run: RunId) -> bool {
-    found.our_comments.iter().any(|mark| mark.run == run)
+fn has_said(found: &FoundDetail, ours: &RunMark) -> bool {
+    found.our_comments.iter().any(|known| known.is_same(ours))
+}
+
+fn mark_in(comment: &str) -> RunMark {
+    let first = RunMark::all_in(comment).into_iter().next();
+    first.expect("each comment names its run")
 }

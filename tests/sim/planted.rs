@@ -19,9 +19,13 @@ pub(crate) const SAYS_IT_AGAIN: u8 = 2;
 pub(crate) const SHIM_FAILS: u8 = 3;
 /// The agent's first instruction comes before its pid file.
 pub(crate) const GATE_LEFT_OPEN: u8 = 4;
+/// Agents that cost money and do nothing, whatever they are.
+pub(crate) const AGENTS_DO_NOTHING: u8 = 5;
+/// Agents of two queues that send each other's work back for ever.
+pub(crate) const AGENTS_SEND_BACK: u8 = 6;
 
 /// The law that has to be found broken, and what breaks it.
-pub(crate) const PLANTED: [(&str, Decide, u8); 17] = [
+pub(crate) const PLANTED: [(&str, Decide, u8); 19] = [
     (
         "one live run for a task",
         launches_twice,
@@ -59,6 +63,12 @@ pub(crate) const PLANTED: [(&str, Decide, u8); 17] = [
         SHIM_FAILS,
     ),
     ("work converges once faults stop", holds_for_ever, 0),
+    (
+        "attempts of a stay are bounded",
+        has_no_caps,
+        AGENTS_DO_NOTHING,
+    ),
+    ("runs of a task are bounded", has_no_caps, AGENTS_SEND_BACK),
 ];
 
 fn launches_twice(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
@@ -90,6 +100,15 @@ fn forgets_limits(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
 fn forgets_max_runs(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     let policy = Policy {
         max_runs: policy.max_runs + 1,
+        ..policy.clone()
+    };
+    decide(seen, &policy, now)
+}
+
+fn has_no_caps(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
+    let policy = Policy {
+        max_attempts: u32::MAX,
+        max_runs_per_task: u32::MAX,
         ..policy.clone()
     };
     decide(seen, &policy, now)

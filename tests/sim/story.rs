@@ -141,13 +141,9 @@ fn tell(world: &mut World) {
         if world.broken.is_some() {
             return;
         }
-        if world
-            .daemon
-            .as_ref()
-            .is_some_and(|d| d.memory.is_suspicious)
-        {
-            // A person reads why everything waits, and starts the daemon anew.
-            world.kill_daemon();
+        if world.is_doubting() {
+            // A person reads why everything waits, and says what the hold tells to say.
+            world.control(|controls| controls.trust_tinytask = true);
         }
         match world.unsettled() {
             Some(reason) => why = reason,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use calypso_watch::core::model::{
-    Detail, FoundDetail, RunId, RunMark, Task, TaskId, TaskStatus, Timestamp,
+    Detail, FoundDetail, RunMark, Task, TaskId, TaskStatus, Timestamp,
 };
 
 use crate::chance::mix;
@@ -34,7 +34,7 @@ pub(crate) struct Row {
     pub(crate) updated: i64,
     pub(crate) archived: bool,
     /// Number, and whose it is: ours, or somebody's.
-    pub(crate) comments: Vec<(i64, Option<RunId>)>,
+    pub(crate) comments: Vec<(i64, Option<RunMark>)>,
     /// Who set it working last, which tinytask does not know: an agent of ours, or a person.
     pub(crate) worked_by_ours: bool,
 }
@@ -110,12 +110,12 @@ impl Db {
         let Some(row) = self.rows.get(&number) else {
             return Detail::NotFound;
         };
-        let theirs = |(id, by): &(i64, Option<RunId>)| by.is_none().then_some(*id);
+        let theirs = |(id, by): &(i64, Option<RunMark>)| by.is_none().then_some(*id);
         Detail::Found(FoundDetail {
             task: self.task(row),
             last_comment: row.comments.iter().filter_map(theirs).max().unwrap_or(0),
             our_comments: (row.comments.iter())
-                .filter_map(|(_, by)| by.map(|run| RunMark::new(run, "")))
+                .filter_map(|(_, by)| by.clone())
                 .collect(),
             open_subtasks: self.open_children(number),
         })
@@ -217,7 +217,7 @@ impl Db {
         })
     }
 
-    pub(crate) fn comment(&mut self, number: i64, by: Option<RunId>) -> bool {
+    pub(crate) fn comment(&mut self, number: i64, by: Option<RunMark>) -> bool {
         self.last_comment += 1;
         let comment = self.last_comment;
         self.rows

@@ -8,7 +8,8 @@ use super::runs::{began, run_hold};
 use super::{Candidate, Deciding, Requests};
 use crate::core::history::{FileStanding, PastFiles, Standing};
 use crate::core::model::{
-    Detail, FileKey, Moment, QueueName, Recipe, RunId, RunSubject, Task, TaskId, TaskKey, TaskStatus,
+    Detail, FileKey, Moment, QueueName, Recipe, RunId, RunSubject, Task, TaskId, TaskKey,
+    TaskStatus,
 };
 use crate::core::record::Verdict;
 use crate::core::verdict::Meaning;

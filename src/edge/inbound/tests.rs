@@ -205,7 +205,15 @@ fn some_names_are_ignored() {
     let mut ignore = GlobSetBuilder::new();
     ignore.add(Glob::new("*.crdownload").expect("a pattern"));
     let ignore = ignore.build().expect("patterns");
-    let all = look(inbound.path(), &mut Names::default(), SETTLE, &ignore, after(0), &Closed::new()).expect("readable");
+    let all = look(
+        inbound.path(),
+        &mut Names::default(),
+        SETTLE,
+        &ignore,
+        after(0),
+        &Closed::new(),
+    )
+    .expect("readable");
     let names: Vec<&str> = all.iter().map(|e| e.key.name.as_str()).collect();
     assert_eq!(names, ["keep.md"]);
 }
@@ -266,7 +274,14 @@ fn strange_names_stay_apart_and_printable() {
 fn a_missing_folder_has_nothing_in_it() {
     let inbound = Inbound::new();
     let none = inbound.path().join("none");
-    let all = look(&none, &mut Names::default(), SETTLE, &GlobSet::empty(), after(0), &Closed::new());
+    let all = look(
+        &none,
+        &mut Names::default(),
+        SETTLE,
+        &GlobSet::empty(),
+        after(0),
+        &Closed::new(),
+    );
     assert_eq!(all.expect("not an error"), []);
     assert_eq!(digest(&none), 0);
 }

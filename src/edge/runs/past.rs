@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{
-    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read, read_marks,
-    read_verdict, remove, settle_cleared,
+    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read, read_marks, read_verdict,
+    remove, settle_cleared,
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};

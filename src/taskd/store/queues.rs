@@ -77,15 +77,17 @@ impl Store {
         })
     }
 
-    pub(in crate::taskd) fn queue_tasks(
+    pub(in crate::taskd) fn queue_tasks<T>(
         &self,
         name: &str,
         filter: Filter<'_>,
-    ) -> Outcome<Vec<Task>> {
-        self.list(&Filter {
+        each: impl FnMut(Task<&str>) -> T,
+    ) -> Outcome<Vec<T>> {
+        let filter = Filter {
             queue_name: Some(trimmed(name)?),
             ..filter
-        })
+        };
+        self.list(&filter, each)
     }
 
     /// Puts a task into a named queue, whichever it is in now.

@@ -4,12 +4,32 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{
-    Family, FullTask, Handover, Number, Outcome, Store, TASK, Task, existing, is_blank, not_found,
-    notes, or_null, refused, task, tasks,
+    Family, FullTask, Handover, Number, Outcome, Store, Task, existing, is_blank, not_found, notes,
+    or_null, refused, select, task, tasks,
 };
 
 /// Higher goes first, then older, then the smaller number: the order of lists and of `signup_for_task`.
-pub(super) const ORDER: &str = "ORDER BY t.priority DESC, t.created_at ASC, t.id ASC";
+macro_rules! order {
+    () => {
+        "ORDER BY t.priority DESC, t.created_at ASC, t.id ASC"
+    };
+}
+
+/// An agent's open tasks, in the words of the index `tasks_open`, which has them in this order.
+macro_rules! open_of_agent {
+    () => {
+        "WHERE t.assigned_to = ?1 AND t.archived_at IS NULL AND t.status <> 'complete' "
+    };
+}
+
+/// The one that `signup_for_task` hands out.
+const NEXT_OF_AGENT: &str = concat!(
+    "SELECT t.id, t.parent_task_id FROM tasks t ",
+    open_of_agent!(),
+    "AND t.status = 'idle' ",
+    order!(),
+    " LIMIT 1"
+);
 
 /// How deep a task may lie below the top.
 const MAX_DEPTH: usize = 3;
@@ -180,7 +200,12 @@ impl Store {
         })
     }
 
-    pub(in crate::taskd) fn list(&self, filter: &Filter<'_>) -> Outcome<Vec<Task>> {
+    /// `each` gets them one by one, as a list may be long.
+    pub(in crate::taskd) fn list<T>(
+        &self,
+        filter: &Filter<'_>,
+        each: impl FnMut(Task<&str>) -> T,
+    ) -> Outcome<Vec<T>> {
         let mut conditions: Vec<String> = Vec::new();
         let mut values: Vec<&dyn ToSql> = Vec::new();
         if let Some(agent) = &filter.assigned_to {
@@ -216,13 +241,13 @@ impl Store {
         if !filter.include_archived {
             conditions.push("t.archived_at IS NULL".into());
         }
-        let mut sql = format!("SELECT {TASK} FROM tasks t");
+        let mut sql = select!().to_owned();
         if !conditions.is_empty() {
-            sql += " WHERE ";
+            sql += "WHERE ";
             sql += &conditions.join(" AND ");
         }
         sql += " ";
-        sql += ORDER;
+        sql += order!();
         // A limit of 0 is none, and so is a negative one (SQLite's own rule).
         let unlimited = Number::from(-1);
         let limit = filter.limit.as_ref().filter(|limit| !limit.is_zero());
@@ -235,15 +260,16 @@ impl Store {
             sql += " OFFSET ?";
             values.push(offset);
         }
-        self.read(|db| tasks(db, &sql, values.as_slice()))
+        self.read(|db| tasks(db, &sql, values.as_slice(), each))
     }
 
-    pub(in crate::taskd) fn agent_queue(&self, agent: &str) -> Outcome<Vec<Task>> {
-        let sql = format!(
-            "SELECT {TASK} FROM tasks t WHERE t.assigned_to = ?1 AND t.status IN ('idle', 'working') \
-             AND t.archived_at IS NULL {ORDER}"
-        );
-        self.read(|db| tasks(db, &sql, [agent]))
+    pub(in crate::taskd) fn agent_queue<T>(
+        &self,
+        agent: &str,
+        each: impl FnMut(Task<&str>) -> T,
+    ) -> Outcome<Vec<T>> {
+        let sql = select!(open_of_agent!(), order!());
+        self.read(|db| tasks(db, sql, [agent], each))
     }
 
     /// The next idle task of this agent becomes a working one.
@@ -251,13 +277,9 @@ impl Store {
     /// The interleaving it survives: A and B ask at once, over two connections or two processes. `write` takes the file's
     /// write lock before the SELECT, so B's SELECT begins after A's commit and sees A's task as working.
     pub(in crate::taskd) fn sign_up(&self, agent: &str) -> Outcome<Option<FullTask>> {
-        let sql = format!(
-            "SELECT t.id, t.parent_task_id FROM tasks t WHERE t.assigned_to = ?1 AND t.status = 'idle' \
-             AND t.archived_at IS NULL {ORDER} LIMIT 1"
-        );
         self.write(|db| {
             let next: Option<(i64, Option<i64>)> = db
-                .prepare_cached(&sql)?
+                .prepare_cached(NEXT_OF_AGENT)?
                 .query_row([agent], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let Some((id, parent)) = next else {
@@ -311,21 +333,28 @@ impl Store {
         self.read(|db| Ok(task(db, id)?.is_some()))
     }
 
-    pub(in crate::taskd) fn subtasks(
+    pub(in crate::taskd) fn subtasks<T>(
         &self,
         parent: &Number,
         recursive: bool,
         include_archived: bool,
-    ) -> Outcome<Vec<Task>> {
-        self.read(|db| children(db, parent, recursive, include_archived))
+        each: impl FnMut(Task<&str>) -> T,
+    ) -> Outcome<Vec<T>> {
+        self.read(|db| children(db, parent, recursive, include_archived, each))
     }
 
-    pub(in crate::taskd) fn family(&self, id: &Number, recursive: bool) -> Outcome<Option<Family>> {
+    /// A task with its children.
+    pub(in crate::taskd) fn family<T>(
+        &self,
+        id: &Number,
+        recursive: bool,
+        each: impl FnMut(Task<&str>) -> T,
+    ) -> Outcome<Option<Family<T>>> {
         self.read(|db| {
             let Some(task) = task(db, id)? else {
                 return Ok(None);
             };
-            let subtasks = children(db, id, recursive, false)?;
+            let subtasks = children(db, id, recursive, false, each)?;
             Ok(Some(Family {
                 task,
                 subtask_count: subtasks.len(),
@@ -349,28 +378,31 @@ fn full(db: &Connection, task: Task) -> Outcome<FullTask> {
     })
 }
 
-fn children(
+fn children<T>(
     db: &Connection,
     parent: &Number,
     recursive: bool,
     include_archived: bool,
-) -> Outcome<Vec<Task>> {
-    let archived = if include_archived {
-        ""
-    } else {
-        "AND t.archived_at IS NULL"
+    each: impl FnMut(Task<&str>) -> T,
+) -> Outcome<Vec<T>> {
+    macro_rules! below {
+        () => {
+            // UNION, not UNION ALL: a ring of parents, which only another program can make, ends here.
+            "WHERE t.id IN (WITH RECURSIVE below (id) AS (SELECT id FROM tasks WHERE parent_task_id = ?1 \
+             UNION SELECT c.id FROM tasks c JOIN below ON c.parent_task_id = below.id) SELECT id FROM below) "
+        };
+    }
+    let sql = match (recursive, include_archived) {
+        (false, false) => select!(
+            "WHERE t.parent_task_id = ?1 ",
+            "AND t.archived_at IS NULL ",
+            order!()
+        ),
+        (false, true) => select!("WHERE t.parent_task_id = ?1 ", order!()),
+        (true, false) => select!(below!(), "AND t.archived_at IS NULL ", order!()),
+        (true, true) => select!(below!(), order!()),
     };
-    let sql = if recursive {
-        // UNION, not UNION ALL: a ring of parents, which only another program can make, ends here.
-        format!(
-            "WITH RECURSIVE below (id) AS (SELECT id FROM tasks WHERE parent_task_id = ?1 \
-             UNION SELECT c.id FROM tasks c JOIN below ON c.parent_task_id = below.id) \
-             SELECT {TASK} FROM tasks t WHERE t.id IN below {archived} {ORDER}"
-        )
-    } else {
-        format!("SELECT {TASK} FROM tasks t WHERE t.parent_task_id = ?1 {archived} {ORDER}")
-    };
-    tasks(db, &sql, [parent])
+    tasks(db, sql, [parent], each)
 }
 
 /// The chain of parents above a task, nearest first.
@@ -451,4 +483,41 @@ fn roll_up(db: &Transaction<'_>, parent: Option<i64>) -> Outcome<()> {
             .query_row([id], |row| row.get(0))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What SQLite says it does for a statement, one step a line.
+    fn plan(sql: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path =
+            camino::Utf8PathBuf::from_path_buf(folder.path().join("plan.db")).expect("UTF-8");
+        let store = Store::open(&path).expect("a new file");
+        let db = store.lock();
+        let mut statement = db
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .expect("SQL");
+        let steps = statement
+            .query_map(["agent"], |row| row.get::<_, String>(3))
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        steps.expect("a plan").join("\n")
+    }
+
+    #[test]
+    fn an_agents_open_tasks_are_read_in_order_without_sorting() {
+        let listed = plan(select!(open_of_agent!(), order!()));
+        assert!(
+            listed.contains("USING INDEX tasks_open (assigned_to=?)"),
+            "{listed}"
+        );
+        assert!(!listed.contains("TEMP B-TREE"), "{listed}");
+        let claimed = plan(NEXT_OF_AGENT);
+        assert!(
+            claimed.contains("USING INDEX tasks_open (assigned_to=?)"),
+            "{claimed}"
+        );
+        assert!(!claimed.contains("TEMP B-TREE"), "{claimed}");
+    }
 }

@@ -3,10 +3,11 @@
 use serde_json::{Map, json};
 
 use crate::taskd::arguments::{Kind, Param, Unknown};
+use crate::taskd::text::List;
 
 use super::{
     ASSIGNED_TO, Answer, EXCLUDE_STATUS, EXCLUDE_SUBTASKS, INCLUDE_ARCHIVED, LIMIT, OF_PARENT,
-    OFFSET, STATUS, TASK_ID, Tool, filter, listing, required,
+    OFFSET, STATUS, TASK_ID, Tool, filter, required,
 };
 
 const QUEUE_NAME: Param = required("queue_name", Kind::Text, "Name of the queue");
@@ -89,7 +90,8 @@ pub(super) static TOOLS: [Tool; 7] = [
         trouble: "Error retrieving queue tasks: ",
         run: |store, given| {
             let queue = given.text("queue_name");
-            let tasks = store.queue_tasks(queue, filter(given))?;
+            let mut tasks = List::new();
+            store.queue_tasks(queue, filter(given), |task| tasks.push(&task))?;
             let mut filters = Map::new();
             for name in [
                 "assigned_to",
@@ -107,12 +109,8 @@ pub(super) static TOOLS: [Tool; 7] = [
                     filters.insert(name.into(), value.clone());
                 }
             }
-            let head = json!({
-                "queue_name": queue,
-                "count": tasks.len(),
-                "filters": filters,
-            });
-            Ok(Answer::prose(listing(&head, "tasks", &tasks)))
+            let head = |count| json!({"queue_name": queue, "count": count, "filters": filters});
+            Ok(tasks.named("tasks", head).into())
         },
     },
     Tool {

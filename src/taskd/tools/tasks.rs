@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use crate::taskd::arguments::{Arguments, Kind, Param, Unknown};
 use crate::taskd::store::{Changes, Filter, NewTask};
+use crate::taskd::text::{List, Text};
 
 use super::{
     ASSIGNED_TO, Answer, EXCLUDE_STATUS, EXCLUDE_SUBTASKS, ID, INCLUDE_ARCHIVED, LIMIT, OF_PARENT,
-    OFFSET, STATUS, TASK_ID, Tool, agent_queue, filter, listing, optional, pretty, required,
+    OFFSET, STATUS, TASK_ID, Tool, agent_queue, filter, optional, required,
 };
 
 const AGENT_NAME: Param = required(
@@ -147,15 +148,13 @@ pub(super) static TOOLS: [Tool; 13] = [
         unknown: Unknown::Refused,
         trouble: "Error listing tasks: ",
         run: |store, given| {
-            let tasks = store.list(&Filter {
+            let filter = Filter {
                 queue_name: given.optional_text("queue_name"),
                 ..filter(given)
-            })?;
-            Ok(Answer::prose(listing(
-                &json!({"count": tasks.len()}),
-                "tasks",
-                &tasks,
-            )))
+            };
+            let mut tasks = List::new();
+            store.list(&filter, |task| tasks.push(&task))?;
+            Ok(tasks.named("tasks", |count| json!({"count": count})).into())
         },
     },
     Tool {
@@ -164,7 +163,7 @@ pub(super) static TOOLS: [Tool; 13] = [
         params: &[AGENT_NAME],
         unknown: Unknown::Refused,
         trouble: "cannot list the tasks of the agent: ",
-        run: |store, given| Ok(Answer::prose(agent_queue(store, given.text("agent_name"))?)),
+        run: |store, given| Ok(agent_queue(store, given.text("agent_name"))?.into()),
     },
     Tool {
         name: "signup_for_task",
@@ -177,11 +176,8 @@ pub(super) static TOOLS: [Tool; 13] = [
             Ok(match store.sign_up(agent)? {
                 Some(task) => {
                     let id = task.task.id;
-                    let text = format!(
-                        "Task #{id} claimed and set to working status\n\n{}",
-                        pretty(&task)
-                    );
-                    Answer::prose(text).on(id)
+                    let told = format!("Task #{id} claimed and set to working status");
+                    Answer::from(Text::prose_and_json(&told, &task)).on(id)
                 }
                 None => Answer::prose(format!(
                     "No idle tasks available in queue for agent: {agent}"
@@ -250,13 +246,14 @@ pub(super) static TOOLS: [Tool; 13] = [
         run: |store, given| {
             let parent = given.number("parent_task_id");
             let recursive = given.flag("recursive");
-            let subtasks = store.subtasks(&parent, recursive, given.flag("include_archived"))?;
-            let head = json!({
-                "parent_task_id": parent,
-                "recursive": recursive,
-                "count": subtasks.len(),
-            });
-            Ok(Answer::prose(listing(&head, "subtasks", &subtasks)))
+            let include_archived = given.flag("include_archived");
+            let mut subtasks = List::new();
+            store.subtasks(&parent, recursive, include_archived, |task| {
+                subtasks.push(&task);
+            })?;
+            let head =
+                |count| json!({"parent_task_id": parent, "recursive": recursive, "count": count});
+            Ok(subtasks.named("subtasks", head).into())
         },
     },
     Tool {
@@ -267,10 +264,12 @@ pub(super) static TOOLS: [Tool; 13] = [
         trouble: "cannot show the task and its parts: ",
         run: |store, given| {
             let id = given.number("task_id");
-            Ok(match store.family(&id, given.flag("recursive"))? {
-                Some(family) => Answer::json(&family).on(family.task.id),
-                None => Answer::error(format!("Task not found: {id}")),
-            })
+            Ok(
+                match store.family(&id, given.flag("recursive"), |task| json!(task))? {
+                    Some(family) => Answer::json(&family).on(family.task.id),
+                    None => Answer::error(format!("Task not found: {id}")),
+                },
+            )
         },
     },
     Tool {
@@ -298,7 +297,7 @@ pub(super) static TOOLS: [Tool; 13] = [
                 ..Changes::default()
             };
             let task = store.update(&id, &changes)?;
-            Ok(Answer::prose(format!("{told}\n\n{}", pretty(&task))).on(task.id))
+            Ok(Answer::from(Text::prose_and_json(&told, &task)).on(task.id))
         },
     },
 ];

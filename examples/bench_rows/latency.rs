@@ -1,0 +1,217 @@
+//! From an event to the agent's first instruction: a file dropped, a task landed, a pid file gone.
+//!
+//! Every start is measured on a base path that has come to rest: see `World::wait_quiet`. What comes on top where everything happens
+//! at once is in `launches_per_s`.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::peers::Peers;
+use crate::stats::{Row, Times};
+use crate::world::{Queue, World};
+use crate::{Failure, Setup, fill, sys};
+
+/// After an event in tinytask's database the daemon looks again for this long, as the event comes before the commit is visible.
+pub const ECHO: Duration = Duration::from_millis(320);
+/// Nothing of tinytask's was touched.
+pub const CALM: Duration = Duration::from_millis(60);
+
+/// Writes a file into `inbound` and closes it there, or moves a closed one in; when, right before the close(2) or the rename(2).
+pub fn drop_file(outside: &Path, inbound: &Path, name: &str, rename: bool) -> Result<u64, Failure> {
+    let text = b"Add OAuth login. Users sign in with Google or GitHub.\n";
+    let place = inbound.join(name);
+    if rename {
+        let hidden = outside.join(format!("on-its-way-{name}"));
+        std::fs::write(&hidden, text)?;
+        let at = sys::clock();
+        std::fs::rename(&hidden, &place)?;
+        return Ok(at);
+    }
+    let mut file = File::create(&place)?;
+    file.write_all(text)?;
+    let at = sys::clock();
+    drop(file);
+    Ok(at)
+}
+
+/// The queues of these rows.
+pub fn queues() -> Vec<Queue> {
+    vec![
+        Queue::new("dispatcher", "take", ""),
+        Queue::new("land", "done", ""),
+        Queue::new("hop", "linger", "last"),
+        Queue::new("hop-at-once", "hop", "last"),
+        Queue::new("last", "done", ""),
+        Queue::new("same", "nap", "300"),
+    ]
+}
+
+/// A world with nothing else in it, or with ten thousand open tasks and fifty thousand runs.
+fn world(setup: &Setup, is_filled: bool) -> Result<World, Failure> {
+    let mut world = match is_filled {
+        true => fill::filled(setup)?,
+        false => World::new(setup, setup.folder("world")?, "", &queues())?,
+    };
+    world.start()?;
+    // The first run of each queue also pays for the daemon's own beginnings.
+    for n in 0..setup.times(200).min(3) {
+        drop_one(&mut world, n, n % 2 == 0)?;
+        land_one(&mut world, "warm", n % 2 == 0)?;
+    }
+    Ok(world)
+}
+
+// ── a file ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+pub fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<f64, Failure> {
+    world.wait_quiet(0, CALM)?;
+    let from = world.stamped()?;
+    let inbound = world.base.join("inbound");
+    let dropped = drop_file(&world.base, &inbound, &format!("request-{n}.md"), rename)?;
+    let started = world.started(from, "dispatcher", None)?;
+    Ok((started.at as f64 - dropped as f64) / 1e6)
+}
+
+pub fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+    let mut world = world(setup, is_filled)?;
+    let mut peers = Peers::start(setup)?;
+    let mut of_peers: Vec<Times> = peers.running.iter().map(|_| Times::default()).collect();
+    let (mut closed, mut renamed) = (Times::default(), Times::default());
+    for n in 0..setup.times(200) * 2 {
+        let rename = n % 2 == 0;
+        let took = drop_one(&mut world, 1000 + n, rename)?;
+        if rename { &mut renamed } else { &mut closed }.add(took);
+        // What the daemon still has to do for that one is over before the next is measured.
+        world.wait_quiet(0, CALM)?;
+        for (at, times) in of_peers.iter_mut().enumerate() {
+            times.add(peers.measure(at, &format!("request-{n}.md"), rename)?);
+        }
+    }
+    let mut row = Row::of(&closed.join(&renamed))
+        .with_row("closed", Row::of(&closed))
+        .with_row("renamed", Row::of(&renamed));
+    for (peer, times) in peers.running.iter().zip(&of_peers) {
+        row = row.with_row(peer.name, Row::of(times));
+    }
+    Ok(row)
+}
+
+// ── a task ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// From the answer, and from the call.
+pub fn land_one(world: &mut World, giver: &str, is_created: bool) -> Result<(f64, f64), Failure> {
+    let mut client = world.client()?;
+    let waiting = match is_created {
+        true => None,
+        // A person's queue, which no agent looks at; its folder is there, as whoever works on a task has one.
+        false => {
+            let task = client.create(giver, None)?;
+            world.make_folder(task.id)?;
+            Some(task.id)
+        }
+    };
+    world.wait_quiet(0, ECHO)?;
+    let from = world.stamped()?;
+    let called = sys::clock();
+    let task = match waiting {
+        Some(task) => {
+            client.hand_over(task, giver, "land")?;
+            task
+        }
+        None => client.create("land", None)?.id,
+    };
+    let answered = sys::clock();
+    let started = world.started(from, "land", Some(task))?;
+    let ms = |since: u64| (started.at as f64 - since as f64) / 1e6;
+    Ok((ms(answered), ms(called)))
+}
+
+pub fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+    let mut world = world(setup, is_filled)?;
+    let mut answers = [Times::default(), Times::default()];
+    let mut calls = Times::default();
+    for n in 0..setup.times(200) * 2 {
+        let (answer, call) = land_one(&mut world, "people", n % 2 == 0)?;
+        answers[n % 2].add(answer);
+        calls.add(call);
+    }
+    Ok(Row::of(&answers[0].join(&answers[1]))
+        .with_row("created", Row::of(&answers[0]))
+        .with_row("handed_over", Row::of(&answers[1]))
+        .with_row("from_call", Row::of(&calls)))
+}
+
+// ── the end of a run ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What one hand-off took, from two beginnings.
+pub struct HandOff {
+    /// From the pid file's removal.
+    pub unlinked: f64,
+    /// From the last act of the agent before: what the shim does at its end is in it too.
+    ended: f64,
+}
+
+/// The agent of `queue` hands its task to `last` and ends.
+pub fn hop(world: &mut World, queue: &str) -> Result<HandOff, Failure> {
+    world.wait_quiet(0, ECHO)?;
+    let from = world.stamped()?;
+    let task = world.client()?.create(queue, None)?.id;
+    let second = world.started(from, "last", Some(task))?;
+    between(world, from, (task, queue), second.at)
+}
+
+fn between(
+    world: &World,
+    from: usize,
+    (task, queue): (u64, &str),
+    second: u64,
+) -> Result<HandOff, Failure> {
+    let name = task.to_string();
+    let ended = world
+        .stamps_from(from)
+        .iter()
+        .find(|stamp| stamp.word == "end" && stamp.queue == queue && stamp.task == name)
+        .ok_or("an agent that did not end")?
+        .at;
+    let unlinked = world.unlinked(task, &format!("0001-{queue}"))?;
+    let ms = |since: u64| (second as f64 - since as f64) / 1e6;
+    Ok(HandOff {
+        unlinked: ms(unlinked),
+        ended: ms(ended),
+    })
+}
+
+/// One task is worked on, another waits behind it in the same queue.
+fn same_queue(world: &mut World) -> Result<HandOff, Failure> {
+    world.wait_quiet(0, ECHO)?;
+    let from = world.stamped()?;
+    let mut client = world.client()?;
+    let first = client.create("same", None)?.id;
+    world.started(from, "same", Some(first))?;
+    let second = client.create("same", None)?.id;
+    let started = world.started(from, "same", Some(second))?;
+    between(world, from, (first, "same"), started.at)
+}
+
+pub fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
+    let mut world = world(setup, is_filled)?;
+    let mut unlinked = [Times::default(), Times::default(), Times::default()];
+    let mut ended = Times::default();
+    for _ in 0..setup.times(200) {
+        let of_each = [
+            hop(&mut world, "hop")?,
+            same_queue(&mut world)?,
+            hop(&mut world, "hop-at-once")?,
+        ];
+        for (times, hand_off) in unlinked.iter_mut().zip(&of_each) {
+            times.add(hand_off.unlinked);
+        }
+        ended.add(of_each[0].ended);
+    }
+    Ok(Row::of(&unlinked[0])
+        .with_row("same_queue", Row::of(&unlinked[1]))
+        .with_row("handed_over_and_gone_at_once", Row::of(&unlinked[2]))
+        .with_row("from_last_act_of_agent", Row::of(&ended)))
+}

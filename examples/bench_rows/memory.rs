@@ -1,0 +1,103 @@
+//! How large daemon and tinytask get with ten thousand tasks, and whether they grow with events and runs.
+
+use std::fs::File;
+use std::time::Duration;
+
+use crate::stats::Row;
+use crate::world::{Process, Queue, World};
+use crate::{Failure, Setup, fill};
+
+const QUEUES: usize = 8;
+/// Tasks that wait at any time: as many as keep all queues busy.
+const AHEAD: usize = 4 * QUEUES;
+
+pub fn memory(setup: &Setup) -> Result<Row, Failure> {
+    let row = large(setup)?;
+    growth(setup, row)
+}
+
+/// A daemon that starts on ten thousand tasks and fifty thousand runs, and then comes to rest.
+fn large(setup: &Setup) -> Result<Row, Failure> {
+    let size = setup.full_size();
+    let mut world = fill::filled(setup)?;
+    world.start()?;
+    world.wait_quiet(0, Duration::from_secs(5))?;
+    let daemon = Process::whole(world.daemon_pid())?;
+    let tinytask = Process::whole(world.tinytask_pid()?)?;
+    Ok(Row::default()
+        .with("tasks", size.tasks as f64)
+        .with("past_runs", size.runs as f64)
+        .with("daemon_peak_kb", daemon.peak_kb as f64)
+        .with("daemon_after_kb", daemon.rss_kb as f64)
+        .with("tinytask_peak_kb", tinytask.peak_kb as f64)
+        .with("tinytask_after_kb", tinytask.rss_kb as f64))
+}
+
+fn growth(setup: &Setup, row: Row) -> Result<Row, Failure> {
+    let (events, runs) = match setup.is_quick {
+        true => (10_000, 400),
+        false => (100_000, 10_000),
+    };
+    let queues: Vec<Queue> = (0..QUEUES)
+        .map(|n| Queue::new(format!("work-{n}"), "done", ""))
+        .collect();
+    let mut world = World::new(setup, setup.folder("growth")?, "", &queues)?;
+    world.start()?;
+    let weigh = |world: &mut World| {
+        world.wait_quiet(0, Duration::from_secs(2))?;
+        let daemon = Process::whole(world.daemon_pid())?;
+        Ok::<_, Failure>((daemon, Process::whole(world.tinytask_pid()?)?))
+    };
+    work(&mut world, &queues, runs / 10)?;
+    let begun = weigh(&mut world)?;
+    storm(&world, events)?;
+    let after_events = weigh(&mut world)?;
+    work(&mut world, &queues, runs / 2)?;
+    let half = weigh(&mut world)?;
+    work(&mut world, &queues, runs - runs / 2)?;
+    let end = weigh(&mut world)?;
+    let kb = |of: u64| of as f64;
+    Ok(row
+        .with("events", events as f64)
+        .with("runs", runs as f64)
+        .with("daemon_before_kb", kb(begun.0.rss_kb))
+        .with("daemon_after_events_kb", kb(after_events.0.rss_kb))
+        .with("daemon_after_half_the_runs_kb", kb(half.0.rss_kb))
+        .with("daemon_after_all_kb", kb(end.0.rss_kb))
+        .with("daemon_growth_kb", kb(end.0.rss_kb) - kb(begun.0.rss_kb))
+        .with("tinytask_before_kb", kb(begun.1.rss_kb))
+        .with("tinytask_after_all_kb", kb(end.1.rss_kb))
+        .with("tinytask_growth_kb", kb(end.1.rss_kb) - kb(begun.1.rss_kb)))
+}
+
+/// Files written in inbound/ that are no requests: each is heard of, and starts nothing.
+fn storm(world: &World, events: usize) -> Result<(), Failure> {
+    let path = world.base.join("inbound/.being-written");
+    for _ in 0..events {
+        // IN_CREATE, IN_CLOSE_WRITE and IN_DELETE, of which at least one is listened to.
+        File::create(&path)?;
+        std::fs::remove_file(&path)?;
+    }
+    Ok(())
+}
+
+/// So many runs, as fast as they go.
+fn work(world: &mut World, queues: &[Queue], runs: usize) -> Result<(), Failure> {
+    let mut client = world.client()?;
+    let from = world.stamped()?;
+    for n in 0..runs {
+        let task = client.create(&queues[n % queues.len()].name, None)?.id;
+        world.make_folder(task)?;
+        let enough = (n + 1).saturating_sub(AHEAD);
+        world.wait("agents that are done", |world| {
+            world.stamped()?;
+            let stamps = world.stamps_from(from).iter();
+            Ok(stamps.filter(|stamp| stamp.word == "end").count() >= enough)
+        })?;
+    }
+    world.wait("all agents", |world| {
+        world.stamped()?;
+        let stamps = world.stamps_from(from).iter();
+        Ok(stamps.filter(|stamp| stamp.word == "end").count() >= runs)
+    })
+}

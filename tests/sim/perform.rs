@@ -160,7 +160,10 @@ impl World {
     // ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn launch(&mut self, launch: &Launch, seen: &Snapshot, looked: &Now) -> Act {
-        let witness = self.memory().trust.witness(&launch.subject.task().into_iter().collect());
+        let witness = self
+            .memory()
+            .trust
+            .witness(&launch.subject.task().into_iter().collect());
         if let Some(witness) = witness {
             let id = witness.id.number();
             let answer = answer!(self.call("launch: asking for a witness", |db| db.detail(id)));

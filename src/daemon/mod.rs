@@ -22,7 +22,7 @@ use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSub
 use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::watch::{self, Watch};
-use crate::edge::{clock, config, kill_point, process, runs};
+use crate::edge::{clock, config, kill_point, machine, process, runs};
 use crate::look::{self, Looker, Scope, chain};
 use place::make_folders;
 use records::Holds;
@@ -45,6 +45,9 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
+/// A look that saw more tasks, or requests, than this leaves megabytes behind that the allocator would keep.
+const LARGE: usize = 2000;
 
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -260,8 +263,10 @@ impl Daemon {
             };
             let round = self.round(&scope).await;
             let answered;
+            let mut was_large = false;
             let acted = match round {
                 Ok((looked, decision, acted)) => {
+                    was_large = looked.tasks.len().max(looked.inbound.len()) > LARGE;
                     answered = looked.tinytask.clone();
                     self.watch_processes(&looked, &decision);
                     // What an action led to comes first; what is said of it can wait.
@@ -317,6 +322,9 @@ impl Daemon {
                 Acted::Something => {}
             }
             self.event = None;
+            if was_large {
+                machine::give_back_memory();
+            }
             tokio::time::sleep(timers.rest_after(began.elapsed())).await;
             if let Some(reason) = self.wait(&mut signals, &mut watch, &mut timers).await {
                 return Ok(self.leave(reason));

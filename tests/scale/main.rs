@@ -9,6 +9,7 @@
     reason = "a test writes its scripts and waits by the clock"
 )]
 
+#[expect(dead_code, reason = "other tests use all of it, these a part")]
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../lifecycle/world.rs"]

@@ -174,6 +174,7 @@ pub(super) fn decide_on_records(data: &[u8]) {
         now: &now,
         daemon: daemon(),
         story: Vec::new(),
+        start: None,
         time: &time,
     }));
 }

@@ -408,6 +408,10 @@ impl Daemon {
         }
         if areas.database {
             timers.database(self.is_told(watch));
+            if self.is_told(watch) {
+                // Mostly too early, but not always: a server that does not wait for its disk is as quick as we are.
+                self.read_hint(timers);
+            }
         }
         if !self.is_told(watch) || areas.control {
             self.attention.hear(News::Anything);

@@ -466,8 +466,7 @@ impl Daemon {
         match hint.changes() {
             Some(news) => news.into_iter().for_each(|news| self.attention.hear(news)),
             None => {
-                // It cannot be told now: as if there were nothing to read.
-                timers.database(false);
+                timers.cannot_read_database();
                 self.attention.hear(News::Anything);
             }
         }

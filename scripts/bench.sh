@@ -50,10 +50,10 @@ row_adopt_500_ms() { measured adopt_500_ms "$@"; }
 # `status` with 10,000 open tasks and 50,000 past runs, less what tinytask takes to list them.
 row_status_ms() { measured status_ms "$@"; }
 
-# The three latencies with more and more open tasks, past runs and queues (a quarter of an hour).
+# The three latencies with more and more open tasks, past runs and queues (ten minutes).
 row_curves() { measured curves "$@"; }
 
-# CPU and memory over a day of 2,000 launches, replayed within eight minutes.
+# CPU and memory over a day of 2,000 launches, replayed within five minutes.
 row_day() { measured day "$@"; }
 
 # The binary's size; without --quick also a cold release build, for which cargo has fetched everything before.

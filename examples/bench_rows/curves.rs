@@ -59,7 +59,7 @@ fn point(setup: &Setup, at: usize, size: Size) -> Result<Row, Failure> {
     fill::fill(&mut world, size)?;
     world.start()?;
     let (mut drops, mut lands, mut hops) = (Times::default(), Times::default(), Times::default());
-    let times = setup.times(24);
+    let times = setup.times(16);
     // The first of each pays for beginnings.
     for n in 0..=times {
         let drop = latency::drop_one(&mut world, n, n % 2 == 0)?.took;

@@ -16,7 +16,7 @@ const LAUNCHES: usize = 5;
 pub(crate) fn day(setup: &Setup) -> Result<Row, Failure> {
     let (requests, span) = match setup.is_quick {
         true => (8, Duration::from_secs(10)),
-        false => (400, Duration::from_secs(480)),
+        false => (400, Duration::from_secs(300)),
     };
     let queues = [
         Queue::new("dispatcher", "take", ""),

@@ -160,7 +160,7 @@ pub(crate) fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Fail
     let mut world = world(setup, is_filled)?;
     let mut answers = [Times::default(), Times::default()];
     let (mut calls, mut steps) = (Times::default(), Steps::default());
-    for n in 0..setup.times(200) * 2 {
+    for n in 0..setup.times(200).max(2) {
         let (start, call) = land_one(&mut world, "people", n % 2 == 0)?;
         answers[n % 2].add(start.took);
         calls.add(call);
@@ -229,19 +229,17 @@ pub(crate) fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure
     let mut world = world(setup, is_filled)?;
     let mut unlinked = [Times::default(), Times::default(), Times::default()];
     let (mut ended, mut steps) = (Times::default(), Steps::default());
-    for _ in 0..setup.times(200) {
+    for n in 0..setup.times(200) {
         let first = hop(&mut world, "hop")?;
         world.wait_quiet(0, CALM)?;
         steps.add(&world, first.start.began, &first.start.agent)?;
-        let of_each = [
-            first,
-            same_queue(&mut world)?,
-            hop(&mut world, "hop-at-once")?,
-        ];
-        for (times, hand_off) in unlinked.iter_mut().zip(&of_each) {
-            times.add(hand_off.start.took);
+        unlinked[0].add(first.start.took);
+        ended.add(first.from_last_act);
+        // What is told beside it needs less: its tail is nobody's promise.
+        if n % 4 == 0 {
+            unlinked[1].add(same_queue(&mut world)?.start.took);
+            unlinked[2].add(hop(&mut world, "hop-at-once")?.start.took);
         }
-        ended.add(of_each[0].from_last_act);
     }
     Ok(Row::of(&unlinked[0])
         .with_row("same_queue", Row::of(&unlinked[1]))

@@ -10,7 +10,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 # program:package, as Debian names them. A C compiler builds SQLite; npm fetches goose; agents of the tests are written in
 # sh, bash and python3; setpriv and unshare take away what root may do, so that a refusal can be tested.
-needs=(cc:build-essential npm:npm python3:python3 setpriv:util-linux unshare:util-linux prlimit:util-linux tar:tar)
+needs=(cc:build-essential strace:strace npm:npm python3:python3 setpriv:util-linux unshare:util-linux prlimit:util-linux tar:tar)
 [[ -z ${CALYPSO_TEST_GOOSE:-} ]] || needs=("${needs[@]/npm:npm/}")
 
 say "what the tests need"

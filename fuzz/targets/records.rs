@@ -107,11 +107,11 @@ pub(super) fn decide_on_records(data: &[u8]) {
         })
         .collect();
     let history = History {
-        verdicts: verdict.iter().cloned().collect(),
+        verdicts: verdict.iter().cloned().map(Into::into).collect(),
         marks,
         last_run: 1,
     };
-    seen.histories.insert(subject, history);
+    seen.histories.insert(subject, history.into());
     if let Some(spec) = &spec {
         seen.runs.push(Run {
             dir: RunDir {
@@ -174,6 +174,7 @@ pub(super) fn decide_on_records(data: &[u8]) {
         now: &now,
         daemon: daemon(),
         story: Vec::new(),
+        start: None,
         time: &time,
     }));
 }

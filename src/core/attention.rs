@@ -299,7 +299,7 @@ mod tests {
             .task(1, "coder")
             .task(2, "coder")
             .task(3, "devops");
-        look(&mut attention, world, &["coder", "devops"]);
+        drop(look(&mut attention, world, &["coder", "devops"]));
         attention.hear(News::Machine);
         assert_eq!(attention.take(), only(&[]));
         attention.hear(News::Runs);
@@ -315,17 +315,14 @@ mod tests {
             .recipe("coder", &[])
             .task(1, "coder")
             .but(|seen| seen.folders.clear());
-        look(&mut attention, without, &["coder"]);
+        drop(look(&mut attention, without, &["coder"]));
         assert_eq!(attention.folders().collect::<Vec<_>>(), [(id(1), None)]);
         attention.hear(News::Task(id(2)));
         assert_eq!(attention.take(), only(&[]));
         attention.hear(News::Task(id(1)));
         assert_eq!(attention.take(), only(&["coder"]));
-        look(
-            &mut attention,
-            world().recipe("coder", &[]).task(1, "coder"),
-            &["coder"],
-        );
+        let with = world().recipe("coder", &[]).task(1, "coder");
+        drop(look(&mut attention, with, &["coder"]));
         attention.hear(News::Task(id(1)));
         assert_eq!(attention.take(), only(&[]));
     }

@@ -25,6 +25,19 @@ struct Command {
     env: Vec<(String, String)>,
 }
 
+/// What came of an attempt to start a run.
+pub(super) enum Launched {
+    /// The task is not what it was decided on any more.
+    Refused,
+    Begun(Box<Begun>),
+}
+
+/// A run that is on disk, and whose shim was started. Waited for only when all the others are as far, as they start meanwhile.
+pub(super) struct Begun {
+    first_stage: process::FirstStage,
+    spec: Spec,
+}
+
 impl Daemon {
     /// A launch that failed here holds its subject for a while, with the reason, so that whatever comes next in the queue is not kept
     /// from starting by, say, one task whose records cannot be written. A tinytask that does not answer is no fault of the task's.
@@ -88,25 +101,27 @@ impl Daemon {
         Ok(Some(Again { decided, details }))
     }
 
-    /// D1 to D3. Whether anything changed.
+    /// D1 to D3, up to a shim that is about to fork.
     pub(super) fn launch(
         &mut self,
         launch: &Launch,
         seen: &Snapshot,
         looked: &Now,
         again: &mut Again,
-    ) -> Result<bool, Error> {
+    ) -> Result<Launched, Error> {
         let detail = match launch.subject {
             RunSubject::Task(id) => {
                 let Some(detail) = again.details.remove(&id) else {
-                    return Ok(false);
+                    return Ok(Launched::Refused);
                 };
                 let detail = detail?;
                 let key = seen.tasks.get(&id).map(Task::key);
                 if !is_still_runnable(&detail, key, &launch.queue) {
                     self.looker.memory.rechecked.insert(id);
                     self.attention.hear(News::Queue(launch.queue.clone()));
-                    return Ok(true);
+                    // The place that it would have taken is free for those that were held for it.
+                    self.attention.hear(News::Runs);
+                    return Ok(Launched::Refused);
                 }
                 Some(detail)
             }
@@ -137,14 +152,22 @@ impl Daemon {
         kill_point::reach("D3:before");
         // D3
         let started = process::start_shim(&self.options.exe, &layout, &dir, lock, env);
-        if matches!(started, Err(process::StartError::NoProcess(_))) {
+        if started.is_err() {
             // Nothing is to be told of a run that never was: it would count among those that failed through no fault of the
             // task's, of which an hour has only a few.
             runs::withdraw(&layout, &dir)?;
         }
-        started?;
+        Ok(Launched::Begun(Box::new(Begun {
+            first_stage: started?,
+            spec,
+        })))
+    }
+
+    /// The end of D3. Always true: a record was made.
+    pub(super) fn begun(&mut self, begun: Begun) -> Result<bool, Error> {
+        begun.first_stage.over()?;
         kill_point::reach("D3:started");
-        self.journal.launched(&spec);
+        self.journal.launched(&begun.spec);
         kill_point::reach("D3:told");
         Ok(true)
     }

@@ -22,7 +22,7 @@ use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSub
 use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::watch::{self, Watch};
-use crate::edge::{clock, config, kill_point, process, runs};
+use crate::edge::{clock, config, kill_point, machine, process, runs};
 use crate::look::{self, Looker, Scope, chain};
 use place::make_folders;
 use records::Holds;
@@ -45,6 +45,9 @@ pub use lock::{DaemonRecord, Lock, LockRecord, running, said};
 
 /// Looks in a row that each led to an action, before the loop takes a breath: nothing legitimate comes near it.
 const MOST_ROUNDS: u32 = 200;
+
+/// A look that saw more tasks, or requests, than this leaves megabytes behind that the allocator would keep.
+const LARGE: usize = 2000;
 
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -260,8 +263,10 @@ impl Daemon {
             };
             let round = self.round(&scope).await;
             let answered;
+            let mut was_large = false;
             let acted = match round {
                 Ok((looked, decision, acted)) => {
+                    was_large = looked.tasks.len().max(looked.inbound.len()) > LARGE;
                     answered = looked.tinytask.clone();
                     self.watch_processes(&looked, &decision);
                     // What an action led to comes first; what is said of it can wait.
@@ -313,15 +318,26 @@ impl Daemon {
             }
             match acted {
                 Acted::Failed => timers.failed(),
-                Acted::Nothing => timers.succeeded(),
+                Acted::Nothing => timers.succeeded(self.left_alone_until()),
                 Acted::Something => {}
             }
             self.event = None;
+            if was_large {
+                machine::give_back_memory();
+            }
             tokio::time::sleep(timers.rest_after(began.elapsed())).await;
             if let Some(reason) = self.wait(&mut signals, &mut watch, &mut timers).await {
                 return Ok(self.leave(reason));
             }
         }
+    }
+
+    /// When the first of the subjects whose launches failed may be tried again. Nothing else tells: a look at them meanwhile finds
+    /// nothing to do.
+    fn left_alone_until(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let untils = self.failing.values().map(|failing| failing.until);
+        untils.filter(|until| *until > now).min()
     }
 
     /// Returns when another look is called for; with the reason, when it is time to leave.
@@ -392,6 +408,10 @@ impl Daemon {
         }
         if areas.database {
             timers.database(self.is_told(watch));
+            if self.is_told(watch) {
+                // Mostly too early, but not always: a server that does not wait for its disk is as quick as we are.
+                self.read_hint(timers);
+            }
         }
         if !self.is_told(watch) || areas.control {
             self.attention.hear(News::Anything);
@@ -446,8 +466,7 @@ impl Daemon {
         match hint.changes() {
             Some(news) => news.into_iter().for_each(|news| self.attention.hear(news)),
             None => {
-                // It cannot be told now: as if there were nothing to read.
-                timers.database(false);
+                timers.cannot_read_database();
                 self.attention.hear(News::Anything);
             }
         }

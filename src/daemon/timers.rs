@@ -27,6 +27,8 @@ const DATABASE_READ: [Duration; 8] = [
     Duration::from_millis(90),
     Duration::from_millis(250),
 ];
+/// So many of these are kept where it then cannot.
+const LOOKS_INSTEAD: usize = 3;
 /// Looks may take half of the time in the long run; in a burst, this much more.
 const BURST: Duration = Duration::from_millis(250);
 /// Longest rest between two looks.
@@ -124,6 +126,12 @@ impl Timers {
         self.database = after.iter().map(|after| now + *after).collect();
     }
 
+    /// It could not be read after all: what is left are looks, a few and not one after each of these short whiles.
+    pub(super) fn cannot_read_database(&mut self) {
+        let left = self.database.len().min(LOOKS_INSTEAD);
+        self.database.drain(..self.database.len() - left);
+    }
+
     /// Is it time to see what was written to tinytask's database? And is that for the last time?
     pub(super) fn take_database(&mut self) -> Option<bool> {
         let now = Instant::now();
@@ -145,10 +153,10 @@ impl Timers {
         self.retry = Some(Instant::now() + wait);
     }
 
-    /// Nothing failed.
-    pub(super) fn succeeded(&mut self) {
+    /// Nothing failed. Until `left_alone`, what failed before is only left alone for a while: then it is time for it.
+    pub(super) fn succeeded(&mut self, left_alone: Option<Instant>) {
         self.failures = 0;
-        self.retry = None;
+        self.retry = left_alone;
     }
 
     /// Returns at the earliest of all timers, or at `wake_at`.
@@ -183,5 +191,29 @@ impl Timers {
             self.prune = now + PRUNE;
         }
         is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_read_leads_to_a_few_looks_and_not_to_one_after_another() {
+        let mut timers = Timers::new();
+        timers.looked(&Scope::Everything, true, Millis::secs(60));
+        timers.database(true);
+        let mut looks = 0;
+        loop {
+            timers.due(None).await;
+            let is_last = timers.take_database().expect("nothing else is due");
+            timers.cannot_read_database();
+            looks += 1;
+            if is_last {
+                break;
+            }
+        }
+        assert!((2..=LOOKS_INSTEAD + 1).contains(&looks), "{looks}");
+        assert_eq!(timers.take_database(), None);
     }
 }

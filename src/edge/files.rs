@@ -126,14 +126,23 @@ pub fn read_bounded(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
         io::Error::new(io::ErrorKind::InvalidData, problem)
     };
     // Seen before a byte is read: a look may meet it again and again. And afterwards, as it may grow meanwhile.
-    if file.metadata()?.len() > limit {
+    let length = file.metadata()?.len();
+    if length > limit {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
+    // One read for the whole, one that finds its end.
+    let mut bytes = Vec::with_capacity(length as usize + 1);
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(too_large());
     }
+    Ok(bytes)
+}
+
+/// The whole of a file in /proc, which tells no length: in one read for those of a few hundred bytes.
+pub fn read_proc(path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1024);
+    File::open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -213,6 +213,15 @@ pub fn give_large_buffers_back() {
     }
 }
 
+/// Hands freed memory back to the kernel, which glibc else keeps for the next large look (malloc_trim(3)).
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer and may be called at any time, from any thread.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

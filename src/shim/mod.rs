@@ -61,6 +61,8 @@ use agent::Gated;
 
 /// A spec that waited longer than this for its shim is not started any more: the daemon that wrote it has long looked again.
 const SPEC_AGE: Millis = Millis::secs(10);
+/// What a start left behind is synced this long after it.
+const SYNC_AFTER: Millis = Millis(50);
 /// How often, a second apart, `ended` is tried again where that fails for no lack of room, before the run is given up as lost.
 const END_TRIES: u32 = 60;
 
@@ -264,12 +266,12 @@ impl Shim<'_> {
         // S7
         gated.open_gate();
         kill_point::reach("S7:opened");
-        self.sync_start();
         Ok((gated, log))
     }
 
-    /// Makes what the start left behind outlive a power cut, now that nobody waits for it: the agent claims the task in tinytask, which
-    /// does, and without a spec nobody would know whose claim that was. What fails here is no reason to end a run.
+    /// Makes what the start left behind outlive a power cut: the agent claims the task in tinytask, which does, and without a spec nobody
+    /// would know whose claim that was. A moment after the start, or at an end that comes before: while the disk writes, whatever else
+    /// makes a file waits, and that is the agent, the daemon and the next run. What fails here is no reason to end a run.
     fn sync_start(&self) {
         let layout = &self.place.layout;
         let paths = layout.run(&self.place.dir);
@@ -325,6 +327,8 @@ impl Shim<'_> {
 
     /// From "go" to X1: waits for the agent's end or a reason to bring it about, then ends what it left.
     fn see_through(&mut self, gated: Gated, log: &File) -> (Outcome, Vec<Leftover>) {
+        watch::linger(SYNC_AFTER, &gated, &self.signals);
+        self.sync_start();
         let cause = watch::wait(&self.spec.limits, &gated, &self.signals, log);
         kill_point::reach("X1:over");
         // X1

@@ -105,6 +105,12 @@ pub(super) fn wait(
     }
 }
 
+/// As long as this, or until the agent is over or a signal comes.
+pub(super) fn linger(time: Millis, gated: &Gated, signals: &SignalFd) {
+    let wake = Millis(clock::boot().0 + time.0);
+    sleep_until(Some(wake), gated, signals);
+}
+
 /// Sleeps until the agent is over, a signal comes, or CLOCK_BOOTTIME says so, which goes on while the machine is suspended.
 fn sleep_until(wake: Option<Millis>, gated: &Gated, signals: &SignalFd) {
     use rustix::time::{

@@ -27,14 +27,19 @@ pub(super) struct Tool {
 
 /// The text of a tool's answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     pub(super) text: Text,
-    pub(super) is_error: bool,
+    /// The tool refused, or failed; the text says why.
+    pub is_error: bool,
     /// The task it is about, for the log.
     pub(super) task: Option<i64>,
 }
 
 impl Answer {
+    /// As a client reads it.
+    pub fn plain(&self) -> String {
+        self.text.plain()
+    }
     fn prose(text: impl AsRef<str>) -> Self {
         Text::prose(text.as_ref()).into()
     }
@@ -85,7 +90,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Tool> {
 }
 
 /// Calls a tool by name.
-pub(super) async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
+pub async fn call(store: &Store, name: &str, given: &Map<String, Value>) -> Answer {
     let Some(tool) = all().find(|tool| tool.name == name) else {
         return Answer::error(format!("Unknown tool: {name}"));
     };

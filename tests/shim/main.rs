@@ -171,6 +171,7 @@ impl Run<'_> {
             lock,
             env.iter().copied(),
         )
+        .and_then(process::FirstStage::over)
         .expect("a shim");
     }
     fn start(&self) {

@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{Outcome, ProcessId, RunSubject, TaskStatus};
 use calypso_watch::core::record::{Failure, FailureClass};
-use calypso_watch::look::Scope;
 
 use crate::chance::Chance;
 use crate::planted::{AGENTS_DO_NOTHING, AGENTS_SEND_BACK};
 use crate::processes::Kind;
 use crate::tinytask::QUEUES;
-use crate::world::{Item, World};
+use crate::world::{Item, Wake, World};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
@@ -342,7 +341,7 @@ impl World {
                 self.disk
                     .inbound
                     .retain(|request| !taken.contains(&request.key));
-                self.ring(Scope::Queues);
+                self.ring(Wake::Inbound);
             }
             Deed::Fork => self.fork(agent),
             Deed::Sign(which) => {

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use calypso_watch::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId, Timestamp};
+use calypso_watch::core::attention::{Attention, News};
+use calypso_watch::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId};
 use calypso_watch::core::record::{Known, VerdictRecord};
 use calypso_watch::core::trust::Trust;
 use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
 use calypso_watch::look::Scope;
 
-use crate::world::{Killed, World};
+use crate::world::{Killed, Wake, World};
 
 const RESCAN: u64 = 60_000;
 const TINYTASK: u64 = 30_000;
+const TINYTASK_WATCHED: u64 = 300_000;
 /// Rounds in a row that lead to nothing but more rounds: the daemon allows 200; nothing here comes near.
 const MOST_ROUNDS: u32 = 60;
 
@@ -59,7 +61,7 @@ pub(crate) enum Acted {
     Failed,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) incarnation: u32,
     pub(crate) memory: Memory,
@@ -69,8 +71,13 @@ pub(crate) struct Daemon {
     retry: Option<u64>,
     failures: u32,
     silences: u32,
-    wake_at: Option<Timestamp>,
-    rung: Option<Scope>,
+    /// A wake calls for a look.
+    rung: bool,
+    pub(crate) attention: Attention,
+    /// What was last read in tinytask's database: a digest of each queue, and the newest comment.
+    pub(crate) hint: Option<Hint>,
+    /// Something changed since the last whole look that no event told of.
+    pub(crate) has_missed: bool,
     /// Something seen since the last whole look calls for another one before anything is started.
     pub(crate) wants_everything: bool,
     /// Subjects whose launches fail in its own hands: until when they are left alone, after how many failures.
@@ -81,8 +88,9 @@ pub(crate) struct Daemon {
     pub(crate) doubts: bool,
     /// Stopped by a signal until then.
     pub(crate) asleep_until: u64,
-    first: bool,
 }
+
+pub(crate) type Hint = (BTreeMap<&'static str, u64>, i64);
 
 impl Daemon {
     fn new(incarnation: u32, now: u64, known: Known) -> Self {
@@ -99,25 +107,43 @@ impl Daemon {
             retry: None,
             failures: 0,
             silences: 0,
-            wake_at: None,
-            rung: None,
-            wants_everything: false,
+            rung: false,
+            attention: Attention::default(),
+            hint: None,
+            has_missed: false,
+            wants_everything: true,
             failing: BTreeMap::new(),
             known: None,
             doubts: false,
             asleep_until: 0,
-            first: true,
         }
     }
 
-    pub(crate) fn ring(&mut self, scope: Scope) {
-        if self.rung != Some(Scope::Everything) {
-            self.rung = Some(scope);
+    /// As `daemon::Daemon::woken`.
+    pub(crate) fn woken(&mut self, wake: Wake, is_told: bool, now: u64) {
+        match wake {
+            Wake::Everything => self.wants_everything = true,
+            Wake::Process => self.attention.hear(News::Runs),
+            Wake::Database if is_told => {
+                // It is read more often than that; here what was written is visible at once.
+                self.database = vec![now + 1, now + 250];
+                self.rung |= self.attention.is_called_for();
+                return;
+            }
+            Wake::Database => {
+                self.database = vec![now + 30, now + 250];
+                self.attention.hear(News::Anything);
+            }
+            _ if !is_told || wake == Wake::Control => self.attention.hear(News::Anything),
+            Wake::Running => self.attention.hear(News::Runs),
+            Wake::Task(task) => {
+                self.attention.hear(News::Task(task));
+                self.rung |= self.attention.is_called_for();
+                return;
+            }
+            Wake::Inbound | Wake::Control => {}
         }
-    }
-
-    pub(crate) fn database(&mut self, now: u64) {
-        self.database = vec![now + 30, now + 250];
+        self.rung = true;
     }
 
     pub(crate) fn is_done(&mut self, run: RunId, is_swept: bool) {
@@ -125,17 +151,19 @@ impl Daemon {
         if is_swept {
             *self.memory.swept.entry(run).or_default() += 1;
         }
-        self.ring(Scope::Queues);
+        self.attention.hear(News::Runs);
+        self.rung = true;
     }
 
     /// When it looks next, if nothing happens.
     pub(crate) fn due(&self, world: &World) -> u64 {
-        let due = if self.rung.is_some() {
+        let due = if self.rung {
             world.mono
         } else {
             // tokio sleeps a span, reckoned when the look was over.
             let wake = self
-                .wake_at
+                .attention
+                .wake_at()
                 .map(|at| (at.0 - world.wall_offset).max(0) as u64 + 1);
             [self.rescan, self.tinytask]
                 .into_iter()
@@ -163,18 +191,9 @@ impl World {
 
     /// A wake, and rounds until there is nothing left to do now.
     pub(crate) fn wake_daemon(&mut self) {
-        let mono = self.mono;
-        let Some(daemon) = &mut self.daemon else {
+        if !self.is_called_for() {
             return;
-        };
-        let is_whole = daemon.first || daemon.tinytask <= mono;
-        let rung = daemon.rung.take();
-        let mut scope = if is_whole || rung == Some(Scope::Everything) {
-            Scope::Everything
-        } else {
-            Scope::Queues
-        };
-        daemon.first = false;
+        }
         // The watcher may tell at any moment what the looker has to know; here it never does, and times tell.
         for rounds in 0.. {
             if self.broken.is_some() {
@@ -186,34 +205,104 @@ impl World {
                     format!("{rounds} rounds in a row"),
                 );
             }
-            let before = self.happened;
-            let Ok((seen, decision, acted)) = self.round(scope) else {
+            let (before, looked) = (self.happened, self.mono);
+            let daemon = self.daemon.as_mut().expect("it lives: it has just acted");
+            let asked = daemon.attention.take();
+            let scope = if std::mem::take(&mut daemon.wants_everything) {
+                daemon.has_missed = false;
+                Scope::Everything
+            } else {
+                Scope::Queues(asked)
+            };
+            let Ok((seen, decision, acted)) = self.round(&scope) else {
                 return;
             };
-            if self.record_known(&seen).is_err() {
+            if acted != Acted::Something && self.record_known(&seen).is_err() {
                 return;
             }
-            self.set_timers(scope, &seen, &decision, acted);
+            self.set_timers(&scope, &seen, acted);
             if acted != Acted::Something {
                 let is_due = decision.wake_at.is_some_and(|at| at <= self.wall());
                 let is_still = acted == Acted::Nothing
                     && self.happened == before
+                    && !self.is_left_alone_since(looked)
                     && self.tiny.loses == 0
                     && !is_due;
                 if is_still || self.chance.one_in(8) {
-                    self.check_quiet(is_still.then_some(scope));
+                    self.check_quiet(is_still.then_some(&scope));
                 }
                 break;
             }
-            let daemon = self.daemon.as_mut().expect("it lives: it has just acted");
-            scope = if std::mem::take(&mut daemon.wants_everything) {
-                Scope::Everything
-            } else {
-                Scope::Queues
-            };
         }
         let rest = self.chance.below(3);
         self.pass(rest);
+    }
+
+    /// Was a subject left alone then that may be tried again by now?
+    fn is_left_alone_since(&self, then: u64) -> bool {
+        let failing = self
+            .daemon
+            .iter()
+            .flat_map(|daemon| daemon.failing.values());
+        failing.into_iter().any(|(until, _)| *until > then)
+    }
+
+    /// Whether the wake, or the timer that came, calls for a look; as `daemon::Daemon::timed`.
+    fn is_called_for(&mut self) -> bool {
+        let (mono, is_told) = (self.mono, self.is_told);
+        let Some(daemon) = &mut self.daemon else {
+            return false;
+        };
+        if std::mem::take(&mut daemon.rung) {
+            return true;
+        }
+        if daemon.rescan <= mono {
+            daemon.attention.hear(News::Machine);
+            let folder = |task: TaskId| self.disk.folders.get(&task.number()).map(|(at, _)| *at);
+            let changed = daemon.attention.folders();
+            let changed: Vec<TaskId> = changed
+                .filter(|(task, known)| folder(*task) != *known)
+                .map(|(task, _)| task)
+                .collect();
+            for task in changed {
+                daemon.attention.hear(News::Task(task));
+            }
+            return true;
+        }
+        if daemon.tinytask <= mono {
+            daemon.wants_everything = true;
+            return true;
+        }
+        let timers = daemon.database.len();
+        daemon.database.retain(|at| *at > mono);
+        if daemon.database.len() < timers && is_told {
+            return self.read_hint();
+        }
+        daemon.attention.hear(News::Anything);
+        true
+    }
+
+    /// As `edge::tinytask::Hint::changes`.
+    fn read_hint(&mut self) -> bool {
+        let (queues, last_comment) = (self.tiny.db.digests(), self.tiny.db.last_comment());
+        let Some(daemon) = &mut self.daemon else {
+            return false;
+        };
+        match daemon.hint.take() {
+            None => daemon.attention.hear(News::Anything),
+            Some((before, last)) => {
+                let names: BTreeSet<&str> = before.keys().chain(queues.keys()).copied().collect();
+                for name in names.into_iter().filter(|n| before.get(n) != queues.get(n)) {
+                    let queue = name.parse().expect("a queue's name");
+                    daemon.attention.hear(News::Queue(queue));
+                }
+                for task in self.tiny.db.commented_after(last) {
+                    daemon.attention.hear(News::Task(task));
+                }
+            }
+        }
+        daemon.hint = Some((queues, last_comment));
+        daemon.attention.is_called_for()
     }
 
     /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.
@@ -244,17 +333,15 @@ impl World {
         Ok(())
     }
 
-    fn set_timers(&mut self, scope: Scope, seen: &Snapshot, decision: &Decision, acted: Acted) {
-        let now = self.mono;
+    fn set_timers(&mut self, scope: &Scope, seen: &Snapshot, acted: Acted) {
+        let (now, is_told) = (self.mono, self.is_told);
         let Some(daemon) = &mut self.daemon else {
             return;
         };
         daemon.rescan = now + RESCAN;
-        if scope == Scope::Everything {
-            daemon.tinytask = now + TINYTASK;
+        if *scope == Scope::Everything {
+            daemon.tinytask = now + if is_told { TINYTASK_WATCHED } else { TINYTASK };
         }
-        daemon.database.retain(|at| *at > now);
-        daemon.wake_at = decision.wake_at;
         match &seen.tinytask {
             Tinytask::NotAsked => {}
             Tinytask::Fresh { .. } => daemon.silences = 0,
@@ -272,27 +359,22 @@ impl World {
             }
             Acted::Nothing => {
                 daemon.failures = 0;
-                daemon.retry = None;
+                let untils = daemon.failing.values().map(|(until, _)| *until);
+                daemon.retry = untils.filter(|until| *until > now).min();
             }
             Acted::Something => {}
         }
     }
 
     /// Look, decide, perform, once.
-    fn round(&mut self, scope: Scope) -> Result<(Snapshot, Decision, Acted), Killed> {
+    fn round(&mut self, scope: &Scope) -> Result<(Snapshot, Decision, Acted), Killed> {
         self.counts.steps += 1;
         self.counts.hit(match scope {
             Scope::Everything => "look at everything",
-            Scope::Queues => "look",
+            Scope::Queues(_) => "look",
         });
         let looked = self.now();
-        let mut seen = self.look(scope, &looked)?;
-        let mono = self.mono;
-        for (subject, (until, _)) in self.daemon.iter().flat_map(|daemon| &daemon.failing) {
-            if mono < *until {
-                seen.cannot_read(*subject, "it could not be started".into());
-            }
-        }
+        let seen = self.look(scope, &looked)?;
         self.point("after the look")?;
         let now = self.now();
         let decision = (self.decide)(&seen, &self.policy, &now);
@@ -308,30 +390,52 @@ impl World {
             )
         });
         self.check_decision(&seen, &decision, &now);
+        if let Some(daemon) = &mut self.daemon {
+            daemon.attention.looked(&seen, &decision);
+        }
         let acted = self.perform(&seen, &decision, &looked)?;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.attention.acted(&seen, &decision);
+            if acted == Acted::Failed {
+                daemon.attention.hear(News::Anything);
+            }
+        }
         Ok((seen, decision, acted))
     }
 
     /// With nothing happening in between: looking and deciding again adds nothing, and every wait has a hold.
-    fn check_quiet(&mut self, quiet: Option<Scope>) {
+    fn check_quiet(&mut self, quiet: Option<&Scope>) {
         self.is_frozen = true;
-        let kept = self.daemon.clone();
         let now = self.now();
+        let Some(kept) = self.daemon.as_mut() else {
+            return;
+        };
+        let is_told_all = !kept.has_missed
+            && kept.database.is_empty()
+            && !kept.rung
+            && !kept.wants_everything
+            && !kept.attention.is_called_for()
+            && kept.attention.wake_at().is_none_or(|at| at > now.wall)
+            && !kept.doubts;
+        let is_told_all = is_told_all && quiet.is_some() && self.tiny.is_up && !self.has_news();
+        let kept = self.memory().clone();
         // With the scope of the look that found nothing to do: one at some queues may try a parent whose parts lie in others, and is
         // told so by tinytask right before the launch.
-        for (scope, is_quiet) in [(quiet, true), (Some(Scope::Everything), false)] {
-            let Some(scope) = scope else { continue };
-            let Ok(seen) = self.look(scope, &now) else {
-                break;
-            };
+        if let Some(scope) = quiet
+            && let Ok(seen) = self.look(scope, &now)
+        {
             let decision = (self.decide)(&seen, &self.policy, &now);
-            if is_quiet {
-                self.check_nothing_left(&decision);
-            } else {
-                self.check_holds(&seen, &decision, &now);
+            self.check_nothing_left(&decision);
+        }
+        if let Ok(seen) = self.look(&Scope::Everything, &now) {
+            let decision = (self.decide)(&seen, &self.policy, &now);
+            self.check_holds(&seen, &decision, &now);
+            if is_told_all {
+                self.counts.hit("quiet, and everything told");
+                self.check_no_wake_lost(&decision);
             }
         }
-        self.daemon = kept;
+        *self.memory() = kept;
         self.is_frozen = false;
     }
 }

@@ -100,7 +100,8 @@ impl World {
             );
             return self.fail("never above max_runs", how);
         }
-        let is_removed = self.laws.pid_file_removed + 30_000 > self.mono;
+        // A shim may have been frozen for so long between its link and the gate.
+        let is_removed = self.laws.pid_file_removed + 125_000 > self.mono;
         if !self.disk.is_own_pid_file(dir) && !is_removed {
             return self.fail(
                 "a pid file before the first instruction",
@@ -225,6 +226,14 @@ impl World {
         }
     }
 
+    /// A daemon that asks only the queues that something happened to overlooks nothing that it was told of.
+    pub(crate) fn check_no_wake_lost(&mut self, whole: &Decision) {
+        let is_launch = |action: &&Action| matches!(action, Action::Launch(_));
+        if let Some(launch) = whole.actions.iter().find(is_launch) {
+            self.fail("no wake is lost by asking less", format!("{launch:?}"));
+        }
+    }
+
     /// Everything that waits says why.
     pub(crate) fn check_holds(&mut self, seen: &Snapshot, decision: &Decision, _now: &Now) {
         let has = |subject: Subject| decision.holds.iter().any(|(who, _)| *who == subject);
@@ -324,7 +333,12 @@ impl World {
             }
         }
         for task in &verdict.tasks {
-            if !matches!(verdict.outcome, Outcome::NotLaunched(_)) {
+            // An outage's probes are bounded by their hold.
+            let is_outage = matches!(
+                class,
+                Some(FailureClass::Provider | FailureClass::Environment)
+            );
+            if !is_outage && !matches!(verdict.outcome, Outcome::NotLaunched(_)) {
                 let runs = self.laws.runs.entry(task.key).or_default();
                 *runs += 1;
                 let (runs, limit) = (*runs, self.policy.max_runs_per_task + self.policy.max_runs);
@@ -358,10 +372,10 @@ impl World {
             return Some("no daemon yet".into());
         }
         self.is_frozen = true;
-        let kept = self.daemon.clone();
+        let kept = self.memory().clone();
         let now = self.now();
-        let seen = self.look(calypso_watch::look::Scope::Everything, &now);
-        self.daemon = kept;
+        let seen = self.look(&calypso_watch::look::Scope::Everything, &now);
+        *self.memory() = kept;
         self.is_frozen = false;
         let Ok(seen) = seen else {
             return Some("no look".into());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use calypso_watch::core::attention::Asked;
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
     Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, TaskId, TaskStatus,
@@ -57,7 +58,7 @@ impl World {
         Ok(Ok(answer))
     }
 
-    pub(crate) fn look(&mut self, scope: Scope, now: &Now) -> Result<Snapshot, Killed> {
+    pub(crate) fn look(&mut self, scope: &Scope, now: &Now) -> Result<Snapshot, Killed> {
         let mut seen = Snapshot::default();
         self.see_processes(&mut seen);
         self.point("between processes and files")?;
@@ -72,6 +73,12 @@ impl World {
         self.see_past(&mut seen);
         self.watch_parked(&mut seen)?;
         self.see_evidence(&mut seen)?;
+        let mono = self.mono;
+        for (subject, (until, _)) in self.daemon.iter().flat_map(|daemon| &daemon.failing) {
+            if mono < *until {
+                seen.cannot_read(*subject, "it could not be started".into());
+            }
+        }
         let memory = self.memory();
         seen.last_unreachable = memory.last_unreachable.clone();
         seen.highest_task = memory.highest_task;
@@ -290,7 +297,7 @@ impl World {
 
     // ── tinytask ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn ask(&mut self, seen: &mut Snapshot, scope: Scope, now: &Now) -> Result<(), Killed> {
+    fn ask(&mut self, seen: &mut Snapshot, scope: &Scope, now: &Now) -> Result<(), Killed> {
         seen.tinytask = match self.try_ask(seen, scope)? {
             Ok(false) => Tinytask::NotAsked,
             Ok(true) => {
@@ -319,7 +326,7 @@ impl World {
         Ok(())
     }
 
-    fn try_ask(&mut self, seen: &mut Snapshot, scope: Scope) -> Result<Answer<bool>, Killed> {
+    fn try_ask(&mut self, seen: &mut Snapshot, scope: &Scope) -> Result<Answer<bool>, Killed> {
         let is_over = |run: &&Run| run.verdict.is_none() && run.meaning() == Meaning::Complete;
         let over: Vec<Run> = seen.runs.iter().filter(is_over).cloned().collect();
         let mut tasks = Vec::new();
@@ -331,8 +338,8 @@ impl World {
                     Err(error) => return Ok(Err(error)),
                 }
             }
-            Scope::Queues => {
-                let queues = self.queues_to_ask(seen, &over);
+            Scope::Queues(asked) => {
+                let queues = self.queues_to_ask(seen, &over, asked);
                 if queues.is_empty() {
                     return Ok(Ok(false));
                 }
@@ -346,7 +353,7 @@ impl World {
             }
         }
         seen.tasks = tasks.into_iter().map(|task| (task.id, task)).collect();
-        let is_whole = scope == Scope::Everything;
+        let is_whole = *scope == Scope::Everything;
         let in_queue = |queue: &QueueName, id: TaskId| {
             let task = seen.tasks.get(&id);
             task.is_some_and(|task| task.assigned_to.as_deref() == Some(queue.as_str()))
@@ -394,7 +401,7 @@ impl World {
         Ok(Ok(true))
     }
 
-    fn queues_to_ask(&self, seen: &Snapshot, over: &[Run]) -> BTreeSet<QueueName> {
+    fn queues_to_ask(&self, seen: &Snapshot, over: &[Run], asked: &Asked) -> BTreeSet<QueueName> {
         let used = |queue: &QueueName| {
             let unjudged = seen.runs.iter().filter(|run| run.verdict.is_none());
             unjudged.filter(|run| run.dir.queue == *queue).count() as u32
@@ -404,7 +411,16 @@ impl World {
                 .as_ref()
                 .is_ok_and(|recipe| used(queue) < self.policy.slots(queue, Some(recipe)))
         });
-        free.map(|(queue, _)| queue.clone())
+        let has_requests =
+            (seen.inbound.iter()).any(|entry| matches!(entry.state, InboundState::Settled { .. }));
+        let is_asked = |queue: &QueueName| match asked {
+            Asked::All => true,
+            Asked::Only(queues) => {
+                queues.contains(queue) || (has_requests && *queue == self.policy.inbound_queue)
+            }
+        };
+        free.filter(|(queue, _)| is_asked(queue))
+            .map(|(queue, _)| queue.clone())
             .chain(over.iter().map(|run| run.dir.queue.clone()))
             .collect()
     }

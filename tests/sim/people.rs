@@ -2,13 +2,12 @@
 //! tells one world of a seed from another, so that lines can be taken out of it until only those that matter are left.
 
 use calypso_watch::core::model::{FileKey, ProcessId, QueueName, RunSubject, TaskStatus};
-use calypso_watch::look::Scope;
 
 use crate::chance::{Chance, mix};
 use crate::disk::{PidFile, Request};
 use crate::processes::Kind;
 use crate::tinytask::{Db, QUEUES, id};
-use crate::world::{Item, World};
+use crate::world::{Item, Wake, World};
 
 /// One thing, so many milliseconds after the one before; `which` picks whom it meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +169,7 @@ impl World {
                     settled,
                     is_odd,
                 });
-                self.ring(Scope::Queues);
+                self.ring(Wake::Inbound);
                 return true;
             }
             "request edited" | "request taken back" => {
@@ -186,7 +185,7 @@ impl World {
                 } else {
                     self.disk.inbound.remove(at);
                 }
-                self.ring(Scope::Queues);
+                self.ring(Wake::Inbound);
                 return true;
             }
             "task created" | "subtask created" | "task created without a folder" => {
@@ -356,7 +355,7 @@ impl World {
                 }
                 self.disk.pid_files.remove(&chance.pick(&there));
                 self.laws.pid_file_removed(self.mono);
-                self.ring(Scope::Queues);
+                self.ring(Wake::Running);
             }
             "odd pid file" | "agent run by hand" | "pid file of a dead process" => {
                 if self.disk.pid_files.contains_key(&subject) {
@@ -380,7 +379,7 @@ impl World {
                     linked: self.mono,
                 };
                 self.disk.pid_files.insert(subject, file);
-                self.ring(Scope::Queues);
+                self.ring(Wake::Running);
             }
             _ => return false,
         }
@@ -411,7 +410,7 @@ impl World {
                 };
                 self.tiny.db = backup;
                 self.forget_workers();
-                self.laws.database_replaced();
+                self.database_replaced();
             }
             "tinytask swapped for another" => {
                 let now = self.seconds();
@@ -421,7 +420,7 @@ impl World {
                 }
                 let right = std::mem::replace(&mut self.tiny.db, other);
                 self.tiny.swapped.get_or_insert(right);
-                self.laws.database_replaced();
+                self.database_replaced();
             }
             "daemon to die soon" => self.dies_in = Some(chance.below(40) as u32),
             "daemon killed" => self.kill_daemon(),
@@ -451,9 +450,14 @@ impl World {
                     .recipes
                     .insert(queue.clone(), Err("no prompt".into()));
                 self.after(span, Item::Mended(queue));
-                self.ring(Scope::Everything);
+                self.ring(Wake::Everything);
             }
-            "program gone" => self.programs_gone_until = self.mono + span,
+            "program gone" => {
+                self.programs_gone_until = self.mono + span;
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.has_missed = true;
+                }
+            }
             _ => return false,
         }
         true
@@ -464,7 +468,16 @@ impl World {
         if let Some(Err(_)) = self.disk.recipes.get(queue) {
             let recipe = crate::world::recipe(queue.as_str(), queue.as_str() == "tester", modified);
             self.disk.recipes.insert(queue.clone(), Ok(recipe));
-            self.ring(Scope::Everything);
+            self.ring(Wake::Everything);
+        }
+    }
+
+    /// Another file has its name now.
+    fn database_replaced(&mut self) {
+        self.laws.database_replaced();
+        if let Some(daemon) = &mut self.daemon {
+            daemon.hint = None;
+            daemon.has_missed = true;
         }
     }
 
@@ -511,6 +524,9 @@ impl World {
                     self.forget_workers();
                 }
                 self.laws.clock_stepped();
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.has_missed = true;
+                }
             }
             "machine suspended" => {
                 // The boot clock counts it; nothing that was due happens before it is over.
@@ -538,6 +554,7 @@ impl World {
         self.is_healed = true;
         if let Some(right) = self.tiny.swapped.take() {
             self.tiny.db = right;
+            self.database_replaced();
             // What became of tasks meanwhile was asked of another database.
             self.forget_workers();
         }
@@ -597,7 +614,7 @@ impl World {
                 .update(task, now, |row| row.status = TaskStatus::Complete);
             self.laws.moved(task, self.mono);
         }
-        self.ring(Scope::Everything);
+        self.ring(Wake::Everything);
     }
 
     /// Does `status` say that tinytask is perhaps another server?

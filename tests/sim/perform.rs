@@ -1,28 +1,38 @@
 //! The deeds, as `daemon::perform` does them: the same effects in the same order, with a point between any two.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use calypso_watch::core::attention::News;
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
     Detail, FoundDetail, Millis, Moment, Now, Outcome, ProcessId, RunMark, RunState, RunSubject,
-    StoppedBy, Task, TaskKey, TaskStatus, Timestamp,
+    StoppedBy, Task, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use calypso_watch::core::record::{
     Baseline, BaselineTask, FORMAT, Limits, Marks, Spec, SpecTimes, VerdictRecord, Write,
 };
 use calypso_watch::core::trust::is_gone;
 use calypso_watch::core::{Action, Decision, Launch, Mark, Snapshot, StopCause};
-use calypso_watch::look::{Scope, is_still_runnable};
+use calypso_watch::look::is_still_runnable;
 
 use crate::daemon::Acted;
 use crate::disk::Holder;
+use crate::look::Answer;
 use crate::planted::SAYS_IT_AGAIN;
-use crate::world::{Ending, Item, Killed, Stage, World};
+use crate::world::{Ending, Item, Killed, Stage, Wake, World};
 
 const GRACE: u64 = 10_000;
 const SWEEP_TIME: u64 = 5_000;
 const SHIM_TIME: u64 = 15_000;
 const TERM_TIME: u64 = 2_000;
 
-/// As `daemon::perform::Left`.
+/// As `daemon::launching::Again`.
+struct Again {
+    decided: Moment,
+    details: BTreeMap<TaskId, Answer<Detail>>,
+}
+
+/// As `daemon::ending::Left`.
 struct Left {
     key: TaskKey,
     queue: String,
@@ -53,22 +63,43 @@ impl World {
         looked: &Now,
     ) -> Result<Acted, Killed> {
         let mut acted = Acted::Nothing;
+        let mut note = |came: Result<bool, Failed>| match came {
+            Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
+            Ok(_) => {}
+            Err(Failed) => acted = Acted::Failed,
+        };
+        let mut launches = Vec::new();
         for action in &decision.actions {
             self.counts.hit(name(action));
             self.tell(|_| format!("{action:?}"));
-            match self.act(action, seen, looked)? {
-                Ok(true) if acted == Acted::Nothing => acted = Acted::Something,
-                Ok(_) => {}
-                Err(Failed) => acted = Acted::Failed,
+            if let Action::Launch(launch) = action {
+                launches.push(launch);
+                continue;
             }
+            note(self.act(action, seen)?);
             self.point("between two actions")?;
+        }
+        if launches.is_empty() {
+            return Ok(acted);
+        }
+        match self.read_again(&launches)? {
+            Ok(Some(mut again)) => {
+                for launch in launches {
+                    note(self.launch(launch, seen, looked, &mut again)?);
+                    self.point("between two launches")?;
+                }
+            }
+            // Everything is looked at once more.
+            Ok(None) => note(Ok(true)),
+            Err(Failed) => note(Err(Failed)),
         }
         Ok(acted)
     }
 
-    fn act(&mut self, action: &Action, seen: &Snapshot, looked: &Now) -> Act {
+    fn act(&mut self, action: &Action, seen: &Snapshot) -> Act {
         match action {
-            Action::Launch(launch) => self.launch(launch, seen, looked),
+            // All together, after the others.
+            Action::Launch(_) => Ok(Ok(false)),
             Action::Stop { run, cause } => self.stop(run, *cause, seen),
             Action::Sweep { run, leftovers } => {
                 self.memory().in_hand.insert(run.id);
@@ -159,9 +190,15 @@ impl World {
 
     // ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn launch(&mut self, launch: &Launch, seen: &Snapshot, looked: &Now) -> Act {
-        let witness = self.memory().trust.witness(&launch.subject.task().into_iter().collect());
-        if let Some(witness) = witness {
+    /// One more word with tinytask on all that is to be started, and on one task that is not.
+    fn read_again(
+        &mut self,
+        launches: &[&Launch],
+    ) -> Result<Result<Option<Again>, Failed>, Killed> {
+        let decided: Moment = (&self.now()).into();
+        let tasks: BTreeSet<TaskId> = launches.iter().filter_map(|l| l.subject.task()).collect();
+        let has_requests = launches.iter().any(|l| l.subject == RunSubject::Inbound);
+        if let Some(witness) = self.memory().trust.witness(&tasks) {
             let id = witness.id.number();
             let answer = answer!(self.call("launch: asking for a witness", |db| db.detail(id)));
             if is_gone(Some(&answer), witness) {
@@ -169,18 +206,35 @@ impl World {
                 if let Some(daemon) = &mut self.daemon {
                     daemon.wants_everything = true;
                 }
-                return Ok(Ok(true));
+                return Ok(Ok(None));
             }
         }
-        let decided: Moment = (&self.now()).into();
+        let mut details = BTreeMap::new();
+        for id in tasks {
+            let detail = self.call("launch: reading a task again", |db| db.detail(id.number()))?;
+            details.insert(id, detail);
+        }
+        if has_requests {
+            let highest = answer!(self.call("launch: finding the highest task", |db| db.highest()));
+            self.memory().highest_task = highest;
+        }
+        Ok(Ok(Some(Again { decided, details })))
+    }
+
+    fn launch(&mut self, launch: &Launch, seen: &Snapshot, looked: &Now, again: &mut Again) -> Act {
         let found = match launch.subject {
             RunSubject::Task(id) => {
-                let detail = answer!(self.call("launch: reading the task again", |db| {
-                    db.detail(id.number())
-                }));
-                if !is_still_runnable(&detail, &launch.queue) {
+                let Some(Ok(detail)) = again.details.remove(&id) else {
+                    return Ok(Err(Failed));
+                };
+                let key = seen.tasks.get(&id).map(Task::key);
+                if !is_still_runnable(&detail, key, &launch.queue) {
                     self.counts.hit("task changed before its launch");
                     self.memory().rechecked.insert(id);
+                    if let Some(daemon) = &mut self.daemon {
+                        daemon.attention.hear(News::Queue(launch.queue.clone()));
+                        daemon.attention.hear(News::Runs);
+                    }
                     return Ok(Ok(true));
                 }
                 match detail {
@@ -188,12 +242,7 @@ impl World {
                     Detail::NotFound => None,
                 }
             }
-            RunSubject::Inbound => {
-                if self.find_highest()?.is_err() {
-                    return Ok(Err(Failed));
-                }
-                None
-            }
+            RunSubject::Inbound => None,
         };
         let dir = launch.dir();
         if self.mono < self.disk.full_until {
@@ -219,7 +268,7 @@ impl World {
         self.disk.run(&dir).shim_lock = Some(Holder::Daemon(incarnation));
         self.memory().forget(launch.subject);
         self.point("between D1 and D2")?;
-        let spec = self.spec(launch, seen, looked, decided, found.as_ref());
+        let spec = self.spec(launch, seen, looked, again.decided.clone(), found.as_ref());
         // D2
         let mono = self.mono;
         self.disk.run(&dir).spec.write(spec, mono, false);
@@ -265,7 +314,7 @@ impl World {
         });
         let named = found.map(|found| entry(&found.task, Some(found.last_comment)));
         let sweep = launch.queue.as_str() != "coder" || !self.policy.create_folders;
-        let digest = |task: calypso_watch::core::model::TaskId| self.disk.digest(task.number());
+        let digest = |task: TaskId| self.disk.digest(task.number());
         let folder = launch.subject.task().map_or(0, digest);
         Spec {
             format: FORMAT,
@@ -303,12 +352,6 @@ impl World {
                 inbound: launch.files.clone(),
             },
         }
-    }
-
-    fn find_highest(&mut self) -> Result<Result<(), Failed>, Killed> {
-        let highest = answer!(self.call("launch: finding the highest task", |db| db.highest()));
-        self.memory().highest_task = highest;
-        Ok(Ok(()))
     }
 
     // ── verdicts ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -546,7 +589,7 @@ impl World {
     /// The control file that a person leaves.
     pub(crate) fn control(&mut self, leave: impl FnOnce(&mut calypso_watch::core::Controls)) {
         leave(&mut self.disk.controls);
-        self.ring(Scope::Queues);
+        self.ring(Wake::Control);
     }
 }
 

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{Leftover, Moment, Outcome, ProcessId, RunState, StoppedBy};
 use calypso_watch::core::record::{FORMAT, StateRecord};
-use calypso_watch::look::Scope;
 
 use crate::agent::Agent;
 use crate::disk::{Holder, PidFile};
 use crate::planted;
-use crate::world::{Item, World};
+use crate::world::{Item, Wake, World};
 
 /// Numbers are few, so that they come again soon.
 const PIDS: std::ops::Range<i32> = 100..500;
@@ -108,8 +107,13 @@ impl World {
             .values()
             .flat_map(|process| [process.id.pid, process.session])
             .collect();
-        let tick = self.tick();
-        loop {
+        let mut tick = self.tick();
+        for tries in 1.. {
+            if tries % PIDS.len() == 0 {
+                // All were given out in this very tick: fork takes its time.
+                self.mono += 10;
+                tick = self.tick();
+            }
             let pid = self.next_pid;
             self.next_pid += 1;
             if self.next_pid >= PIDS.end {
@@ -137,6 +141,7 @@ impl World {
             self.processes.insert(pid, process);
             return id;
         }
+        unreachable!("a later tick has numbers")
     }
 
     fn found(&mut self, process: &ProcessId) -> Option<&mut Process> {
@@ -206,7 +211,7 @@ impl World {
         }
         // pidfds are not lost, whatever happens to inotify.
         if self.daemon.is_some() {
-            self.after(1, Item::Ring(Scope::Queues));
+            self.after(1, Item::Ring(Wake::Process));
         }
     }
 
@@ -374,7 +379,7 @@ impl World {
                     linked,
                 };
                 self.disk.pid_files.insert(subject, file);
-                self.ring(Scope::Queues);
+                self.ring(Wake::Running);
                 shim.step = Step::S6;
             }
             Step::S6 => {
@@ -444,7 +449,7 @@ impl World {
             Step::X3 => {
                 let mono = self.mono;
                 if self.disk.clear_pid_file(dir, mono) {
-                    self.ring(Scope::Queues);
+                    self.ring(Wake::Running);
                 }
                 shim.step = Step::X4;
             }

@@ -125,6 +125,44 @@ impl Db {
         self.rows.keys().next_back().copied().unwrap_or(0)
     }
 
+    /// Of each queue's open tasks, as `edge::tinytask::Hint` reads them.
+    pub(crate) fn digests(&self) -> BTreeMap<&'static str, u64> {
+        let mut queues: BTreeMap<&str, u64> = BTreeMap::new();
+        for row in self.rows.values().filter(|row| row.is_open()) {
+            let whole = row.parent.and_then(|parent| self.rows.get(&parent));
+            let whole = whole.and_then(|whole| whole.assigned);
+            let blocker = row.blocked_by.and_then(|by| self.rows.get(&by));
+            let digest = [
+                row.id,
+                row.parent.unwrap_or(0),
+                row.status as i64,
+                row.priority,
+                row.created,
+                row.updated,
+                row.blocked_by.unwrap_or(0),
+                blocker.map_or(9, |blocker| blocker.status as i64),
+            ];
+            let digest = digest.into_iter().fold(1, |sum, n| mix(sum, n as u64));
+            for (queue, digest) in [(row.assigned, digest), (whole, digest.rotate_left(1))] {
+                if let Some(queue) = queue {
+                    let sum = queues.entry(queue).or_default();
+                    *sum = sum.wrapping_add(digest);
+                }
+            }
+        }
+        queues
+    }
+
+    pub(crate) fn last_comment(&self) -> i64 {
+        self.last_comment
+    }
+
+    pub(crate) fn commented_after(&self, last: i64) -> Vec<TaskId> {
+        let is_new = |row: &&Row| row.comments.iter().any(|(comment, _)| *comment > last);
+        let rows = self.rows.values().filter(is_new);
+        rows.map(|row| id(row.id)).collect()
+    }
+
     // ── writes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn create(

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
-    Millis, Now, Outcome, Parameter, ProcessId, QueueName, Recipe, RunId, RunSubject, Timestamp,
+    Millis, Now, Outcome, Parameter, ProcessId, QueueName, Recipe, RunId, RunSubject, TaskId,
+    Timestamp,
 };
 use calypso_watch::core::{Decision, Policy, QueuePolicy, Snapshot};
-use calypso_watch::look::Scope;
 
 use crate::chance::{Chance, mix};
 use crate::counts::Counts;
@@ -41,7 +41,7 @@ pub(crate) enum Item {
     /// An agent's next deed.
     Agent(ProcessId),
     Dies(ProcessId, Outcome),
-    Ring(Scope),
+    Ring(Wake),
     DaemonStarts,
     /// A future of the daemon's incarnation that ends a run.
     Ending(u32, Box<Ending>),
@@ -50,6 +50,19 @@ pub(crate) enum Item {
     Mended(QueueName),
     PersonEnds(i64),
     FolderComes(i64),
+}
+
+/// What the watcher tells; and a pidfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Recipes or settings changed, or nobody knows what.
+    Everything,
+    Control,
+    Running,
+    Inbound,
+    Database,
+    Task(TaskId),
+    Process,
 }
 
 /// A stop under way in the daemon.
@@ -120,6 +133,8 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     pub(crate) broken: Option<Broken>,
     pub(crate) programs_gone_until: u64,
+    /// tinytask's database is on this machine: it can be read, and its writes are heard of.
+    pub(crate) is_told: bool,
     /// Tells what happens, for people.
     pub(crate) is_loud: bool,
 }
@@ -174,6 +189,7 @@ impl World {
             counts: Counts::default(),
             broken: None,
             programs_gone_until: 0,
+            is_told: mix(seed, 3) & 1 == 0,
             is_loud: false,
         };
         let mut at = world.mono;
@@ -268,9 +284,10 @@ impl World {
             Item::Shim(shim) => self.shim_step(&shim),
             Item::Agent(agent) => self.agent_step(&agent),
             Item::Dies(process, outcome) => self.die(&process, outcome),
-            Item::Ring(scope) => {
+            Item::Ring(wake) => {
+                let (is_told, now) = (self.is_told, self.mono);
                 if let Some(daemon) = &mut self.daemon {
-                    daemon.ring(scope);
+                    daemon.woken(wake, is_told, now);
                 }
             }
             Item::DaemonStarts => self.start_daemon(),
@@ -294,7 +311,7 @@ impl World {
             Item::FolderComes(task) => {
                 let wall = self.wall();
                 self.disk.touch_folder(task, wall);
-                self.ring(Scope::Queues);
+                self.ring(Wake::Task(crate::tinytask::id(task)));
             }
         }
     }
@@ -342,11 +359,13 @@ impl World {
     }
 
     /// Something changed that a watcher sees: the event may come at once, late, twice, or not at all.
-    pub(crate) fn ring(&mut self, scope: Scope) {
-        if self.daemon.is_none() {
+    pub(crate) fn ring(&mut self, wake: Wake) {
+        let is_lost = self.mono < self.lost_until;
+        let Some(daemon) = &mut self.daemon else {
             return;
-        }
-        if self.mono < self.lost_until {
+        };
+        if is_lost {
+            daemon.has_missed = true;
             self.counts.hit("event lost");
             return;
         }
@@ -355,21 +374,16 @@ impl World {
             delay += 500 + self.chance.below(20_000);
             self.counts.hit("event late");
         }
-        self.after(delay, Item::Ring(scope));
+        self.after(delay, Item::Ring(wake));
         if self.chance.one_in(10) {
             self.counts.hit("event doubled");
-            self.after(delay + 1, Item::Ring(scope));
+            self.after(delay + 1, Item::Ring(wake));
         }
     }
 
     /// tinytask's database was written to. The event may come before the commit can be seen.
     pub(crate) fn ring_database(&mut self) {
-        let is_heard = self.mono >= self.lost_until;
-        let now = self.mono;
-        if let Some(daemon) = self.daemon.as_mut().filter(|_| is_heard) {
-            daemon.database(now);
-        }
-        self.ring(Scope::Queues);
+        self.ring(Wake::Database);
     }
 
     // ── the machine ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -426,6 +440,13 @@ impl World {
         self.processes
             .get(&process.pid)
             .is_some_and(|found| found.id == *process)
+    }
+
+    /// Is something under way to the daemon?
+    pub(crate) fn has_news(&self) -> bool {
+        self.agenda
+            .values()
+            .any(|item| matches!(item, Item::Ring(_)))
     }
 
     pub(crate) fn agents_of(&self, subject: RunSubject) -> usize {

@@ -196,19 +196,22 @@ impl AsRawFd for Pidfd {
     }
 }
 
-/// D3: starts the shim of a run, with its lock as standard input, and waits for its first stage, which forks and exits at once.
-/// From then on the shim is nobody's child here. `env` is what settings add to the agent's environment.
+/// D3: starts the shim of a run, with its lock as standard input. Its first stage forks and exits at once, which [`FirstStage::over`]
+/// waits for; from then on the shim is nobody's child here. `env` is what settings add to the agent's environment.
 ///
 /// Stays on posix_spawn(3): no `pre_exec`, no uid, no bare program name. A fork of a large daemon takes tens of milliseconds.
+///
+/// # Errors
+/// [`StartError::NoProcess`].
 pub fn start_shim(
     exe: &Utf8Path,
     layout: &Layout,
     dir: &RunDir,
     lock: OwnedFd,
     env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-) -> Result<(), StartError> {
+) -> Result<FirstStage, StartError> {
     // D3
-    let mut first_stage = Command::new(exe.as_str())
+    let first_stage = Command::new(exe.as_str())
         .arg0("calypso-watch")
         .arg(SHIM_WORD)
         .arg(layout.run(dir).dir.as_str())
@@ -221,14 +224,29 @@ pub fn start_shim(
         .stderr(Stdio::null())
         .spawn()
         .map_err(StartError::NoProcess)?;
-    // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
-    if !is_over_within(&first_stage, FIRST_STAGE_TIME) {
-        first_stage.kill().map_err(StartError::Unknown)?;
-    }
-    match first_stage.wait() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(StartError::Refused(status.to_string())),
-        Err(error) => Err(StartError::Unknown(error)),
+    Ok(FirstStage(first_stage))
+}
+
+/// The first stage of a shim: a child that is about to fork the shim proper and exit.
+#[derive(Debug)]
+#[must_use = "a child that nobody waits for stays a zombie"]
+pub struct FirstStage(Child);
+
+impl FirstStage {
+    /// Waits for its end, which takes a millisecond or two.
+    ///
+    /// # Errors
+    /// [`StartError::Refused`], where it says that nothing was started; [`StartError::Unknown`].
+    pub fn over(mut self) -> Result<(), StartError> {
+        // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
+        if !is_over_within(&self.0, FIRST_STAGE_TIME) {
+            self.0.kill().map_err(StartError::Unknown)?;
+        }
+        match self.0.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(StartError::Refused(status.to_string())),
+            Err(error) => Err(StartError::Unknown(error)),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::core::model::{Leftover, Millis, ProcessId};
+use crate::edge::files;
 
 /// What proc_pid_stat(5) says, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +72,7 @@ fn ticks_to_ms(ticks: u64) -> u64 {
 pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
     let dir = format!("/proc/{pid}");
     let path = format!("{dir}/stat");
-    match std::fs::read(&path) {
+    match files::read_proc(&path) {
         Ok(bytes) => {
             let uid = std::fs::metadata(&dir).ok().map(|meta| meta.uid());
             Ok(parse_stat(&bytes).map(|stat| Stat { uid, ..stat }))

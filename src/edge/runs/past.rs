@@ -230,21 +230,52 @@ impl Line for Told {
     }
 }
 
-/// The verdicts from `since` on, at most the last `limit`, oldest first, from history.jsonl.
+impl From<VerdictRecord> for Told {
+    fn from(record: VerdictRecord) -> Self {
+        let tasks = record.tasks.into_iter();
+        Self {
+            format: record.format,
+            run: record.run,
+            judged: record.judged,
+            tasks: tasks
+                .map(|task| ToldTask {
+                    verdict: task.verdict,
+                })
+                .collect(),
+            failure: record.failure.map(|_| IgnoredAny),
+            cost: record.cost,
+        }
+    }
+}
+
+/// The verdicts from `since` on, at most the last `limit`, oldest first, from history.jsonl; when that is gone, from runs/.
 pub fn told_since(layout: &Layout, since: Timestamp, limit: usize) -> Result<Vec<Told>, Error> {
-    let mut told: Vec<Told> = last(&layout.history(), limit, since)?;
+    let mut told: Vec<Told> = if has_history(layout)? {
+        last(&layout.history(), limit, since)?
+    } else {
+        let all = recent(layout, limit)?;
+        all.into_iter().map(Told::from).collect()
+    };
     told.retain(|told| told.judged.wall >= since);
     Ok(told)
 }
 
-/// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
-pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+/// Is there a history.jsonl, or one that was turned over?
+fn has_history(layout: &Layout) -> Result<bool, Error> {
     let path = layout.history();
     for written in [&path, &files::turned_over(&path)] {
         let found = files::identity(written).map_err(io_error("look at", written))?;
         if found.is_some() {
-            return last(&path, limit, Timestamp(i64::MIN));
+            return Ok(true);
         }
+    }
+    Ok(false)
+}
+
+/// The last `limit` verdicts, oldest first, from history.jsonl; when that is gone it is made anew from runs/.
+pub fn recent(layout: &Layout, limit: usize) -> Result<Vec<VerdictRecord>, Error> {
+    if has_history(layout)? {
+        return last(&layout.history(), limit, Timestamp(i64::MIN));
     }
     let mut all = Vec::new();
     for subject in subjects(layout)? {

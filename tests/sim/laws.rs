@@ -338,7 +338,10 @@ impl World {
                 class,
                 Some(FailureClass::Provider | FailureClass::Environment)
             );
-            if !is_outage && !matches!(verdict.outcome, Outcome::NotLaunched(_)) {
+            // Agents that were started for other tasks take what sign-up hands out, which nobody can keep from them: each of those is
+            // counted where it was started.
+            let is_its_own = subject == RunSubject::Task(task.key.id);
+            if is_its_own && !is_outage && !matches!(verdict.outcome, Outcome::NotLaunched(_)) {
                 let runs = self.laws.runs.entry(task.key).or_default();
                 *runs += 1;
                 let (runs, limit) = (*runs, self.policy.max_runs_per_task + self.policy.max_runs);

@@ -314,7 +314,7 @@ impl World {
         });
         let named = found.map(|found| entry(&found.task, Some(found.last_comment)));
         let sweep = launch.queue.as_str() != "coder" || !self.policy.create_folders;
-        let digest = |task: calypso_watch::core::model::TaskId| self.disk.digest(task.number());
+        let digest = |task: TaskId| self.disk.digest(task.number());
         let folder = launch.subject.task().map_or(0, digest);
         Spec {
             format: FORMAT,

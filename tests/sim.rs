@@ -58,7 +58,7 @@ use story::Story;
 const STEPS: u64 = 400_000;
 /// Seeds whose stories still break a law, passed over by the test run and told by a hunt that asks for steps or seeds of its own.
 /// Known gap: nobody has said yet of each whether the world, the copy of the shells, or the program is wrong.
-const OPEN: [u64; 7] = [77, 111, 129, 256, 293, 382, 425];
+const OPEN: [u64; 0] = [];
 /// So many, and every kind of fault has come.
 const MANY: u64 = 1_000_000;
 

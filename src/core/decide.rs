@@ -30,8 +30,9 @@ pub fn decide(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
         out: Decision::default(),
     };
     deciding.marks();
-    deciding.runs();
+    // Before the verdicts: a task is not put back beside a pid file, and nobody would come back to it once that is cleared.
     deciding.strangers();
+    deciding.runs();
     let open = deciding.tinytask();
     let files = deciding.inbound();
     let tasks = deciding.tasks();

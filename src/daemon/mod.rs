@@ -245,7 +245,7 @@ impl Daemon {
         self.journal.started(&self.since);
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
 
-        let mut timers = Timers::new();
+        let mut timers = Timers::new(self.looker.config.rescan);
         let mut rounds = 0;
         let mut has_looked = false;
         loop {
@@ -297,7 +297,7 @@ impl Daemon {
                     Acted::Failed
                 }
             };
-            timers.looked(&scope, self.is_told(&watch), self.looker.config.rescan);
+            timers.looked(&scope, self.is_told(&watch));
             // After `looked`, which sets the slow timer that this one may shorten.
             timers.answered(&answered);
 
@@ -494,8 +494,8 @@ impl Daemon {
             && !self.attention.is_called_for();
         if is_still {
             self.lock.touch();
-            timers.rescanned(self.looker.config.rescan);
         }
+        timers.rescanned(self.looker.config.rescan);
         !is_still
     }
 

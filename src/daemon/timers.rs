@@ -55,10 +55,10 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rescan: Millis) -> Self {
         let now = Instant::now();
         Self {
-            rescan: now,
+            rescan: now + Duration::from_millis(rescan.0.max(1000)),
             tinytask: now,
             prune: now,
             database: Vec::new(),
@@ -70,10 +70,10 @@ impl Timers {
         }
     }
 
-    /// A look was taken: the slow ones count from here.
-    pub(super) fn looked(&mut self, scope: &Scope, is_database_watched: bool, rescan: Millis) {
+    /// A look was taken: the slow one at everything counts from here. The rescan does not: looks that come without end would put it
+    /// off for ever, and what no event tells of with it.
+    pub(super) fn looked(&mut self, scope: &Scope, is_database_watched: bool) {
         let now = Instant::now();
-        self.rescanned(rescan);
         if *scope == Scope::Everything {
             self.tinytask = now
                 + if is_database_watched {
@@ -84,7 +84,7 @@ impl Timers {
         }
     }
 
-    /// A rescan found nothing to look at.
+    /// A rescan was made: the next one counts from here.
     pub(super) fn rescanned(&mut self, rescan: Millis) {
         self.rescan = Instant::now() + Duration::from_millis(rescan.0.max(1000));
     }

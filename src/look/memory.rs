@@ -132,8 +132,11 @@ impl Looker {
                 .iter()
                 .map(|task| RunSubject::Task(task.key.id))
         });
+        // Whether somebody's own run is released is on record, also where its task's queue was not asked.
+        let strangers = seen.strangers.keys().copied();
         let wanted: BTreeSet<RunSubject> = tasks
             .chain(runs)
+            .chain(strangers)
             .chain(people)
             .chain(touched)
             .chain([RunSubject::Inbound])

@@ -10,6 +10,7 @@ use calypso_watch::core::trust::Trust;
 use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
 use calypso_watch::look::Scope;
 
+use crate::planted::DEAF_TO_QUEUES;
 use crate::world::{Killed, Wake, World};
 
 const RESCAN: u64 = 60_000;
@@ -78,6 +79,8 @@ pub(crate) struct Daemon {
     pub(crate) hint: Option<Hint>,
     /// Something changed since the last whole look that no event told of.
     pub(crate) has_missed: bool,
+    /// Programs came back since the last rescan, of which no event tells.
+    pub(crate) has_missed_program: bool,
     /// Something seen since the last whole look calls for another one before anything is started.
     pub(crate) wants_everything: bool,
     /// Subjects whose launches fail in its own hands: until when they are left alone, after how many failures.
@@ -101,7 +104,7 @@ impl Daemon {
         Self {
             incarnation,
             memory,
-            rescan: now,
+            rescan: now + RESCAN,
             tinytask: now,
             database: Vec::new(),
             retry: None,
@@ -111,6 +114,7 @@ impl Daemon {
             attention: Attention::default(),
             hint: None,
             has_missed: false,
+            has_missed_program: false,
             wants_everything: true,
             failing: BTreeMap::new(),
             known: None,
@@ -257,6 +261,8 @@ impl World {
             return true;
         }
         if daemon.rescan <= mono {
+            daemon.rescan = mono + RESCAN;
+            daemon.has_missed_program = false;
             daemon.attention.hear(News::Machine);
             let folder = |task: TaskId| self.disk.folders.get(&task.number()).map(|(at, _)| *at);
             let changed = daemon.attention.folders();
@@ -285,10 +291,12 @@ impl World {
     /// As `edge::tinytask::Hint::changes`.
     fn read_hint(&mut self) -> bool {
         let (queues, last_comment) = (self.tiny.db.digests(), self.tiny.db.last_comment());
+        let is_deaf = self.plant == DEAF_TO_QUEUES;
         let Some(daemon) = &mut self.daemon else {
             return false;
         };
         match daemon.hint.take() {
+            Some(_) if is_deaf => {}
             None => daemon.attention.hear(News::Anything),
             Some((before, last)) => {
                 let names: BTreeSet<&str> = before.keys().chain(queues.keys()).copied().collect();
@@ -338,7 +346,6 @@ impl World {
         let Some(daemon) = &mut self.daemon else {
             return;
         };
-        daemon.rescan = now + RESCAN;
         if *scope == Scope::Everything {
             daemon.tinytask = now + if is_told { TINYTASK_WATCHED } else { TINYTASK };
         }
@@ -411,6 +418,7 @@ impl World {
             return;
         };
         let is_told_all = !kept.has_missed
+            && !kept.has_missed_program
             && kept.database.is_empty()
             && !kept.rung
             && !kept.wants_everything

@@ -318,6 +318,7 @@ impl World {
         if !self.laws.judged.insert((verdict.run, self.booted)) {
             return;
         }
+        self.leave_to_strangers(&verdict.queue);
         let class = verdict.failure.as_ref().map(|failure| failure.class);
         if class == Some(FailureClass::Ours) {
             let now = self.mono;
@@ -338,7 +339,10 @@ impl World {
                 class,
                 Some(FailureClass::Provider | FailureClass::Environment)
             );
-            if !is_outage && !matches!(verdict.outcome, Outcome::NotLaunched(_)) {
+            // Agents that were started for other tasks take what sign-up hands out, which nobody can keep from them: each of those is
+            // counted where it was started.
+            let is_its_own = subject == RunSubject::Task(task.key.id);
+            if is_its_own && !is_outage && !matches!(verdict.outcome, Outcome::NotLaunched(_)) {
                 let runs = self.laws.runs.entry(task.key).or_default();
                 *runs += 1;
                 let (runs, limit) = (*runs, self.policy.max_runs_per_task + self.policy.max_runs);
@@ -360,6 +364,29 @@ impl World {
                     let how = format!("task {}: {attempts} attempts", task.key.id);
                     return self.fail("attempts of a stay are bounded", how);
                 }
+            }
+        }
+    }
+
+    /// What an agent of ours took beside somebody else's pid file is left to whoever wrote that: nobody can tell whose work it is.
+    fn leave_to_strangers(&mut self, queue: &QueueName) {
+        let live = self.disk.live.iter();
+        let ours: BTreeSet<u64> = live
+            .filter_map(|dir| self.disk.runs.get(dir)?.pid)
+            .collect();
+        for (subject, file) in &self.disk.pid_files {
+            let is_dead = file
+                .pid
+                .is_some_and(|pid| !self.processes.contains_key(&pid));
+            let row = subject
+                .task()
+                .and_then(|task| self.tiny.db.rows.get_mut(&task.number()));
+            if let Some(row) = row
+                && !is_dead
+                && !ours.contains(&file.inode)
+                && row.assigned == Some(queue.as_str())
+            {
+                row.worked_by_ours = false;
             }
         }
     }

@@ -498,6 +498,7 @@ impl World {
             .chain(touched)
             .map(RunSubject::Task)
             .chain(runs)
+            .chain(seen.strangers.keys().copied())
             .chain(people)
             .chain([RunSubject::Inbound])
             .collect();

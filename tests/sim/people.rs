@@ -378,6 +378,14 @@ impl World {
                     modified: self.wall(),
                     linked: self.mono,
                 };
+                // Whoever writes it says that the task is his: what a run of ours left working is his then to put back.
+                let is_alive = pid.is_none_or(|pid| self.processes.contains_key(&pid));
+                if is_alive
+                    && let Some(task) = subject.task()
+                    && let Some(row) = self.tiny.db.rows.get_mut(&task.number())
+                {
+                    row.worked_by_ours = false;
+                }
                 self.disk.pid_files.insert(subject, file);
                 self.ring(Wake::Running);
             }
@@ -454,9 +462,7 @@ impl World {
             }
             "program gone" => {
                 self.programs_gone_until = self.mono + span;
-                if let Some(daemon) = &mut self.daemon {
-                    daemon.has_missed = true;
-                }
+                self.after(span, Item::ProgramsBack);
             }
             _ => return false,
         }

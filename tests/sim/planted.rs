@@ -23,9 +23,11 @@ pub(crate) const GATE_LEFT_OPEN: u8 = 4;
 pub(crate) const AGENTS_DO_NOTHING: u8 = 5;
 /// Agents of two queues that send each other's work back for ever.
 pub(crate) const AGENTS_SEND_BACK: u8 = 6;
+/// What changed in a queue's rows is read and not passed on.
+pub(crate) const DEAF_TO_QUEUES: u8 = 7;
 
 /// The law that has to be found broken, and what breaks it.
-pub(crate) const PLANTED: [(&str, Decide, u8); 19] = [
+pub(crate) const PLANTED: [(&str, Decide, u8); 20] = [
     (
         "one live run for a task",
         launches_twice,
@@ -51,6 +53,7 @@ pub(crate) const PLANTED: [(&str, Decide, u8); 19] = [
         0,
     ),
     ("acting comes to an end", never_rests, 0),
+    ("no wake is lost by asking less", decide, DEAF_TO_QUEUES),
     ("every wait has a hold", forgets_a_hold, 0),
     ("a live stranger's pid file stays", clears_strangers, 0),
     ("no signal to a stranger", sweeps_strangers, 0),

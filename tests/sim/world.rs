@@ -48,6 +48,7 @@ pub(crate) enum Item {
     Swept(u32, RunId),
     TinytaskUp,
     Mended(QueueName),
+    ProgramsBack,
     PersonEnds(i64),
     FolderComes(i64),
 }
@@ -307,6 +308,11 @@ impl World {
                 self.tiny.loses = 0;
             }
             Item::Mended(queue) => self.mend_recipe(&queue),
+            Item::ProgramsBack => {
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.has_missed_program = true;
+                }
+            }
             Item::PersonEnds(task) => self.person_ends(task),
             Item::FolderComes(task) => {
                 let wall = self.wall();

@@ -200,8 +200,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_database_that_cannot_be_read_leads_to_a_few_looks_and_not_to_one_after_another() {
-        let mut timers = Timers::new();
-        timers.looked(&Scope::Everything, true, Millis::secs(60));
+        let mut timers = Timers::new(Millis::secs(60));
+        timers.looked(&Scope::Everything, true);
         timers.database(true);
         let mut looks = 0;
         loop {

@@ -91,6 +91,9 @@ pub(crate) struct Daemon {
     pub(crate) doubts: bool,
     /// Stopped by a signal until then.
     pub(crate) asleep_until: u64,
+    is_looking: bool,
+    /// What came while it looked, and whether its database told of everything then.
+    unheard: Vec<(Wake, bool)>,
 }
 
 pub(crate) type Hint = (BTreeMap<&'static str, u64>, i64);
@@ -120,11 +123,17 @@ impl Daemon {
             known: None,
             doubts: false,
             asleep_until: 0,
+            is_looking: false,
+            unheard: Vec::new(),
         }
     }
 
-    /// As `daemon::Daemon::woken`.
+    /// As `daemon::Daemon::woken`: what comes during a look is heard after it.
     pub(crate) fn woken(&mut self, wake: Wake, is_told: bool, now: u64) {
+        if self.is_looking {
+            self.unheard.push((wake, is_told));
+            return;
+        }
         match wake {
             Wake::Everything => self.wants_everything = true,
             Wake::Process => self.attention.hear(News::Runs),
@@ -155,8 +164,15 @@ impl Daemon {
         if is_swept {
             *self.memory.swept.entry(run).or_default() += 1;
         }
-        self.attention.hear(News::Runs);
-        self.rung = true;
+        self.woken(Wake::Process, true, 0);
+    }
+
+    /// The look is over.
+    fn listen(&mut self, now: u64) {
+        self.is_looking = false;
+        for (wake, is_told) in std::mem::take(&mut self.unheard) {
+            self.woken(wake, is_told, now);
+        }
     }
 
     /// When it looks next, if nothing happens.
@@ -198,6 +214,9 @@ impl World {
         if !self.is_called_for() {
             return;
         }
+        if let Some(daemon) = &mut self.daemon {
+            daemon.is_looking = true;
+        }
         // The watcher may tell at any moment what the looker has to know; here it never does, and times tell.
         for rounds in 0.. {
             if self.broken.is_some() {
@@ -226,6 +245,10 @@ impl World {
             }
             self.set_timers(&scope, &seen, acted);
             if acted != Acted::Something {
+                let mono = self.mono;
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.listen(mono);
+                }
                 let is_due = decision.wake_at.is_some_and(|at| at <= self.wall());
                 let is_still = acted == Acted::Nothing
                     && self.happened == before

@@ -223,6 +223,10 @@ impl<'a> Deciding<'a> {
         else {
             return false;
         };
+        // The number was another task's then, in a database that was exchanged or restored since.
+        if (last.tasks.iter()).any(|entry| entry.key.id == task.id && entry.key != task.key()) {
+            return false;
+        }
         let handed_here = last.tasks.iter().any(|entry| {
             let to = Some(queue.as_str().to_owned());
             entry.key == task.key() && entry.verdict == Verdict::HandedOff { to }

@@ -227,11 +227,14 @@ impl<'a> Deciding<'a> {
         if (last.tasks.iter()).any(|entry| entry.key.id == task.id && entry.key != task.key()) {
             return false;
         }
-        let handed_here = last.tasks.iter().any(|entry| {
-            let to = Some(queue.as_str().to_owned());
-            entry.key == task.key() && entry.verdict == Verdict::HandedOff { to }
-        });
-        last.queue == queue || (handed_here && last.judged.wall <= began.wall)
+        let became = (last.tasks.iter()).find(|entry| entry.key == task.key());
+        match became.map(|entry| &entry.verdict) {
+            // Where it was handed to somebody else, that one has handed it here since, without a run of its own.
+            Some(Verdict::HandedOff { to }) => {
+                to.as_deref() == Some(queue.as_str()) && last.judged.wall <= began.wall
+            }
+            _ => last.queue == queue,
+        }
     }
 
     fn task_hold(

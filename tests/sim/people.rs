@@ -206,6 +206,8 @@ impl World {
                 let priority = chance.below(3) as i64;
                 let queue = (!chance.one_in(15)).then_some(queue);
                 let task = self.tiny.db.create(queue, priority, parent, blocker, now);
+                // Its number may have been another's, in a database that was restored since.
+                self.laws.moved(task, mono);
                 if let Some(parent) = parent {
                     self.laws.moved(parent, mono);
                 }

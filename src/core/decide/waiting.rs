@@ -233,7 +233,12 @@ impl<'a> Deciding<'a> {
             Some(Verdict::HandedOff { to }) => {
                 to.as_deref() == Some(queue.as_str()) && last.judged.wall <= began.wall
             }
-            _ => last.queue == queue,
+            // Moved away and back, it mostly comes from another queue than it did then.
+            Some(_) => {
+                let from = became.and_then(|entry| entry.previous_assigned_to.as_ref());
+                last.queue == queue && from == task.previous_assigned_to.as_ref()
+            }
+            None => last.queue == queue,
         }
     }
 

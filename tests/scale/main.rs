@@ -131,7 +131,6 @@ fn drop_to_verdict(world: &World) -> Cost {
 
 #[track_caller]
 fn is_flat(what: &str, small: Cost, large: Cost) {
-    println!("{what}: {small:?} → {large:?}");
     assert!(small.calls > 20, "{what}: something was counted: {small:?}");
     assert!(
         large.calls <= small.calls * 3 / 2 + 150,

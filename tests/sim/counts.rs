@@ -37,9 +37,10 @@ impl Counts {
             sum.1 += died;
         }
     }
-    /// Each line of the daemon's work, with how often the daemon died there.
-    pub(crate) fn points(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.points.iter().map(|(name, (_, died))| (*name, *died))
+    /// Each line of the daemon's work, with how often it was passed, and the daemon died there.
+    pub(crate) fn points(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let points = self.points.iter();
+        points.map(|(name, (passed, died))| (*name, *passed, *died))
     }
     pub(crate) fn count(&self, what: &str) -> u64 {
         self.hits.get(what).copied().unwrap_or(0)

@@ -342,6 +342,40 @@ fn the_next_hop_waits_for_the_run_that_handed_the_task_on() {
 }
 
 #[test]
+fn a_task_that_came_back_to_the_queue_of_its_last_run_waits_for_who_had_it_meanwhile() {
+    let back = |last: crate::core::record::VerdictRecord| {
+        world()
+            .task_but(1, "coder", |t| {
+                t.previous_assigned_to = Some("architect".into());
+                t.updated_at = time(-2);
+            })
+            .run(run("2/1", "architect"))
+            .past(last)
+    };
+    let from_architect = |verdict| {
+        let mut last = record("1/1", "coder", verdict, -20);
+        last.tasks[0].previous_assigned_to = Some("architect".into());
+        last
+    };
+    let waits = |last| {
+        given(back(last))
+            .at(0)
+            .then([])
+            .holds_task(1, Hold::RunNotOver { run: run_id("2/1") });
+    };
+    // It never went away.
+    let stayed = from_architect(Verdict::NoProgress);
+    given(back(stayed)).at(0).then(["launch 1/2 coder"]);
+    // Its last run handed it on, a person moved it, and a number that was given out twice.
+    let to = Some("architect".into());
+    waits(from_architect(Verdict::HandedOff { to }));
+    waits(record("1/1", "coder", Verdict::NoProgress, -20));
+    let mut anothers = from_architect(Verdict::NoProgress);
+    anothers.tasks[0].key.created_at -= 1000;
+    waits(anothers);
+}
+
+#[test]
 fn a_clock_set_back_does_not_hide_that_a_live_run_handed_the_task_on() {
     let set_back = Now {
         wall: time(-900),

@@ -29,24 +29,20 @@ done
 ((${#targets[@]})) || mapfile -t targets < <(ls fuzz/corpus)
 
 command -v c++ >/dev/null || { echo "error: a C++ compiler is missing (Debian: build-essential); libFuzzer is built with it" >&2; exit 1; }
+cargo fuzz --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-fuzz
 
-# What cargo-fuzz does, but for our own code only: so the dependencies are those that the tests have built already. No sanitizer: nearly
-# all is safe Rust, and this way it needs no nightly compiler, and builds and runs fast.
-target_dir=${CARGO_TARGET_DIR:-$PWD/target}
-export CARGO_TARGET_DIR=$target_dir RUSTC_WRAPPER=$PWD/scripts/coverage.sh
-cargo build --locked --quiet --manifest-path fuzz/Cargo.toml
-program=$target_dir/debug/parsers
-unset RUSTC_WRAPPER
-learnt=$target_dir/fuzz-learnt
+# Coverage needs compiler flags that stable Rust keeps back. No sanitizer: nearly all is safe Rust, and this way it builds and runs fast.
+RUSTC_BOOTSTRAP=1 cargo fuzz build --sanitizer none parsers
+program=fuzz/target/$(rustc -vV | sed -n 's/^host: //p')/release/parsers
 
 failed=0
 for target in "${targets[@]}"; do
     # What is learnt on the way stays out of the repository.
-    mkdir -p "$learnt/$target" "fuzz/found/$target"
-    log=$learnt/$target.log
+    mkdir -p "fuzz/target/learnt/$target" "fuzz/found/$target"
+    log=fuzz/target/learnt/$target.log
     inputs=("fuzz/corpus/$target")
     [[ ! -d fuzz/regressions/$target ]] || inputs+=("fuzz/regressions/$target")
-    if CALYPSO_FUZZ=$target "$program" "$learnt/$target" "${inputs[@]}" -artifact_prefix="fuzz/found/$target/" \
+    if CALYPSO_FUZZ=$target "$program" "fuzz/target/learnt/$target" "${inputs[@]}" -artifact_prefix="fuzz/found/$target/" \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1500 -max_len=4096 -print_final_stats=1 >"$log" 2>&1; then
         printf '%-12s %9s executions\n' "$target" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")"
     else

@@ -11,7 +11,7 @@
 //! | its folder, or a comment | when that comes or changes ([`News::Task`]) |
 //! | a run: its own, one that touched it, the one with the slot, the one that probes a provider, somebody else's | when a run, or a pid file, changes ([`News::Runs`]) |
 //! | a program to be there, a record to be readable, a process to be seen | at each rescan ([`News::Machine`]) |
-//! | a time | when the earliest of the times has come: with all others ([`News::Anything`]) |
+//! | a time | when that has come ([`News::Time`]) |
 //! | a person's word, a recipe, a program, tinytask itself | with all others |
 //!
 //! Queues of runs that are over, and the dispatcher's while requests wait, are asked by each look of its own accord. And a slow look at
@@ -35,6 +35,8 @@ pub enum News {
     Runs,
     /// Time for what no event tells of.
     Machine,
+    /// It is this late.
+    Time(Timestamp),
 }
 
 /// The queues to ask.
@@ -55,6 +57,9 @@ pub struct Attention {
     for_machine: BTreeSet<QueueName>,
     /// Tasks that wait for something that is told by their number; when their folders last changed.
     tasks: BTreeMap<TaskId, (QueueName, Option<Timestamp>)>,
+    /// The earliest time that tasks of a queue wait for.
+    times: BTreeMap<QueueName, Timestamp>,
+    /// The earliest time that anything waits for that the last look knew of; what runs and files wait for is told anew by each.
     wake_at: Option<Timestamp>,
 }
 
@@ -67,6 +72,7 @@ impl Default for Attention {
             for_runs: BTreeSet::new(),
             for_machine: BTreeSet::new(),
             tasks: BTreeMap::new(),
+            times: BTreeMap::new(),
             wake_at: None,
         }
     }
@@ -84,6 +90,11 @@ impl Attention {
             }
             News::Runs => self.queues.extend(self.for_runs.iter().cloned()),
             News::Machine => self.queues.extend(self.for_machine.iter().cloned()),
+            News::Time(now) => {
+                let due = self.times.extract_if(.., |_, at| *at <= now);
+                self.queues.extend(due.map(|(queue, _)| queue));
+                self.wake_at = self.wake_at.filter(|at| *at > now);
+            }
         }
     }
 
@@ -96,7 +107,6 @@ impl Attention {
     pub fn take(&mut self) -> Asked {
         let queues = std::mem::take(&mut self.queues);
         if std::mem::take(&mut self.is_all) {
-            self.wake_at = None;
             return Asked::All;
         }
         Asked::Only(queues)
@@ -107,23 +117,25 @@ impl Attention {
         if let Tinytask::Unreachable { .. } | Tinytask::Suspicious { .. } = seen.tinytask {
             self.is_all = true;
         }
-        self.wake_at = match (self.wake_at, decision.wake_at) {
-            (Some(earlier), Some(at)) => Some(earlier.min(at)),
-            (one, other) => one.or(other),
-        };
+        self.wake_at = decision.wake_at;
         match &seen.coverage {
             Coverage::Nothing => return,
             Coverage::Queues(covered) => {
                 self.for_runs.retain(|queue| !covered.contains(queue));
                 self.for_machine.retain(|queue| !covered.contains(queue));
+                self.times.retain(|queue, _| !covered.contains(queue));
                 self.tasks.retain(|_, (queue, _)| !covered.contains(queue));
             }
             Coverage::Everything => {
                 self.for_runs.clear();
                 self.for_machine.clear();
+                self.times.clear();
                 self.tasks.clear();
             }
         }
+        let told = decision.wake_queues.iter();
+        self.times
+            .extend(told.map(|(queue, at)| (queue.clone(), *at)));
         for (subject, hold) in &decision.holds {
             let Subject::Task(id) = subject else { continue };
             let Some(queue) = seen.tasks.get(id).and_then(|task| task.queue()) else {
@@ -176,9 +188,9 @@ impl Attention {
         }
     }
 
-    /// When to look again although nothing was heard; then [`News::Anything`] is to be heard.
+    /// When to look again although nothing was heard; then [`News::Time`] is to be heard.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        self.wake_at
+        self.times.values().copied().chain(self.wake_at).min()
     }
 }
 
@@ -328,19 +340,33 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_wait_is_kept_while_others_are_looked_at_and_read_anew_by_a_look_at_all() {
+    fn a_queue_is_asked_when_the_time_has_come_that_its_tasks_wait_for_and_no_other_is() {
         let mut attention = Attention::default();
-        let waits = |until| Decision {
-            wake_at: until,
+        attention.take();
+        let covering = |asked: &[&str]| Snapshot {
+            coverage: Coverage::Queues(asked.iter().map(|name| queue(name)).collect()),
+            ..world().seen
+        };
+        let waits = |queues: &[(&str, i64)], any: Option<i64>| Decision {
+            wake_at: any.map(time),
+            wake_queues: (queues.iter())
+                .map(|(name, at)| (queue(name), time(*at)))
+                .collect(),
             ..Decision::default()
         };
-        let seen = world().seen;
-        attention.looked(&seen, &waits(Some(time(9))));
-        attention.looked(&seen, &waits(None));
-        attention.looked(&seen, &waits(Some(time(12))));
+        let both = waits(&[("coder", 9), ("devops", 20)], Some(9));
+        attention.looked(&covering(&["coder", "devops"]), &both);
+        // A look at another queue, while a run waits for a time of its own, and one after that is over.
+        attention.looked(&covering(&["product"]), &waits(&[], Some(5)));
+        assert_eq!(attention.wake_at(), Some(time(5)));
+        attention.hear(News::Time(time(5)));
         assert_eq!(attention.wake_at(), Some(time(9)));
-        attention.take();
-        assert_eq!(attention.wake_at(), None, "that was a look at all");
+        attention.looked(&covering(&["product"]), &waits(&[], None));
+        attention.hear(News::Time(time(9)));
+        assert_eq!(attention.take(), only(&["coder"]));
+        assert_eq!(attention.wake_at(), Some(time(20)));
+        attention.looked(&covering(&["coder", "devops"]), &waits(&[], None));
+        assert_eq!(attention.wake_at(), None, "they wait no more");
     }
 
     #[test]

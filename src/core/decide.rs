@@ -107,6 +107,12 @@ impl<'a> Deciding<'a> {
         self.out.wake_at = Some(self.out.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 
+    fn wake_queue(&mut self, queue: &QueueName, at: Timestamp) {
+        self.wake(at);
+        let earliest = self.out.wake_queues.entry(queue.clone()).or_insert(at);
+        *earliest = at.min(*earliest);
+    }
+
     /// The runs that are not over, with what they mean.
     fn live(&self) -> impl Iterator<Item = (&'a Run, Meaning)> + '_ {
         let unjudged =

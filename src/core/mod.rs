@@ -331,7 +331,10 @@ pub struct QueuePolicy {
 pub struct Decision {
     pub actions: Vec<Action>,
     pub holds: Vec<(Subject, Hold)>,
+    /// The earliest of all waits that only time ends.
     pub wake_at: Option<Timestamp>,
+    /// And of those of each queue's tasks: only a look that asks for the queue tells them.
+    pub wake_queues: BTreeMap<QueueName, Timestamp>,
     /// What each live run means, in the order of `Snapshot::runs`.
     pub meanings: Vec<verdict::Meaning>,
 }

@@ -446,8 +446,15 @@ impl Daemon {
                 }
                 self.attention.is_called_for()
             }
-            _ => {
+            Some(_) => {
                 self.attention.hear(News::Anything);
+                true
+            }
+            None => {
+                if timers.is_time_to_retry() {
+                    self.attention.hear(News::Anything);
+                }
+                self.attention.hear(News::Time(clock::wall()));
                 true
             }
         }

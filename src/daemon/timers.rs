@@ -159,6 +159,10 @@ impl Timers {
         self.retry = left_alone;
     }
 
+    pub(super) fn is_time_to_retry(&self) -> bool {
+        self.retry.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Returns at the earliest of all timers, or at `wake_at`.
     pub(super) async fn due(&self, wake_at: Option<Timestamp>) {
         let now = Instant::now();

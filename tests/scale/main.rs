@@ -129,9 +129,8 @@ fn drop_to_verdict(world: &World) -> Cost {
     }
 }
 
-/// `queues`: so many may be asked about once more. Known gap: now and then a drop leads to one look at all of them.
 #[track_caller]
-fn is_flat(what: &str, small: Cost, large: Cost, queues: usize) {
+fn is_flat(what: &str, small: Cost, large: Cost) {
     assert!(small.calls > 20, "{what}: something was counted: {small:?}");
     assert!(
         large.calls <= small.calls * 3 / 2 + 150,
@@ -142,7 +141,7 @@ fn is_flat(what: &str, small: Cost, large: Cost, queues: usize) {
         "{what}: more is read: {small:?} → {large:?}"
     );
     assert!(
-        large.asked <= small.asked + 4 + queues,
+        large.asked <= small.asked + 4,
         "{what}: tinytask is asked more often: {small:?} → {large:?}"
     );
 }
@@ -186,7 +185,7 @@ fn a_wake_costs_the_same_with_two_thousand_past_runs() {
         world.run();
         drop_to_verdict(&world)
     };
-    is_flat("past runs, 10 to 2,000", with(10), with(2_000), 0);
+    is_flat("past runs, 10 to 2,000", with(10), with(2_000));
 }
 
 #[test]
@@ -201,7 +200,7 @@ fn a_wake_costs_the_same_with_a_thousand_open_tasks() {
         }
         drop_to_verdict(&world)
     };
-    is_flat("open tasks, 10 to 1,000", with(10), with(1_000), 0);
+    is_flat("open tasks, 10 to 1,000", with(10), with(1_000));
 }
 
 #[test]
@@ -219,5 +218,5 @@ fn a_wake_costs_the_same_with_twenty_queues() {
         }
         drop_to_verdict(&world)
     };
-    is_flat("queues, 1 to 20", with(1), with(20), 20);
+    is_flat("queues, 1 to 20", with(1), with(20));
 }

@@ -21,8 +21,8 @@ pub(crate) struct Agent {
     script: VecDeque<(u64, Deed)>,
     /// What it works on.
     task: Option<i64>,
-    /// What it took or moved, and when.
-    pub(crate) touched: BTreeMap<i64, u64>,
+    /// What it took or moved, and when: by number and creation, as another tinytask has other tasks by these numbers.
+    pub(crate) touched: BTreeMap<(i64, i64), u64>,
     tries: u32,
 }
 
@@ -274,7 +274,8 @@ impl World {
                         row.status = TaskStatus::Working;
                         row.worked_by_ours = true;
                     });
-                    agent.touched.insert(task, self.mono);
+                    let created = self.tiny.db.rows[&task].created;
+                    agent.touched.insert((task, created), self.mono);
                 }
                 self.ring_database();
             }
@@ -284,7 +285,8 @@ impl World {
                     self.tiny
                         .db
                         .update(task, now, |row| row.worked_by_ours = true);
-                    agent.touched.insert(task, self.mono);
+                    let created = self.tiny.db.rows[&task].created;
+                    agent.touched.insert((task, created), self.mono);
                 }
                 self.ring_database();
             }

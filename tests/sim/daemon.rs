@@ -276,7 +276,7 @@ impl World {
 
     /// Whether the wake, or the timer that came, calls for a look; as `daemon::Daemon::timed`.
     fn is_called_for(&mut self) -> bool {
-        let (mono, is_told) = (self.mono, self.is_told);
+        let (mono, now, is_told) = (self.mono, self.wall(), self.is_told);
         let Some(daemon) = &mut self.daemon else {
             return false;
         };
@@ -304,10 +304,17 @@ impl World {
         }
         let timers = daemon.database.len();
         daemon.database.retain(|at| *at > mono);
-        if daemon.database.len() < timers && is_told {
-            return self.read_hint();
+        if daemon.database.len() < timers {
+            if is_told {
+                return self.read_hint();
+            }
+            daemon.attention.hear(News::Anything);
+            return true;
         }
-        daemon.attention.hear(News::Anything);
+        if daemon.retry.is_some_and(|at| at <= mono) {
+            daemon.attention.hear(News::Anything);
+        }
+        daemon.attention.hear(News::Time(now));
         true
     }
 

@@ -129,11 +129,12 @@ impl World {
             return;
         }
         let people = self.laws.people.get(&task).copied().unwrap_or(0);
+        let created = self.tiny.db.rows.get(&task).map(|row| row.created);
         let other = self.processes.values().find(|p| {
             let Kind::Agent(other) = &p.kind else {
                 return false;
             };
-            let touched = other.touched.get(&task);
+            let touched = created.and_then(|created| other.touched.get(&(task, created)));
             p.id != *agent && touched.is_some_and(|at| *at < looked && *at >= people)
         });
         if let Some(other) = other {

@@ -1,5 +1,6 @@
 //! Worlds with a planted bug, one for each law: a law that cannot be broken proves nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calypso_watch::core::decide::decide;
@@ -143,6 +144,7 @@ fn forgets_strangers(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
 fn never_wakes(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     Decision {
         wake_at: None,
+        wake_queues: BTreeMap::new(),
         ..decide(seen, policy, now)
     }
 }

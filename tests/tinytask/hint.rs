@@ -90,6 +90,11 @@ fn whatever_makes_a_task_runnable_is_told_by_its_queue() {
         json!({ "id": one, "priority": 3 }),
         &["coder"],
     );
+    // A parked task is lifted by clearer words: be they in the same second as the last, or as long.
+    for description in ["a word", "a path", "a team", "a dog"] {
+        let clearer = json!({ "id": one, "description": description });
+        told.changes("update_task", clearer, &["coder"]);
+    }
     told.changes("archive_task", json!({ "id": one }), &["coder"]);
     // Nobody's task is nobody's news, until somebody gets it.
     let two = told.create(json!({}));

@@ -82,7 +82,7 @@ impl<'a> Deciding<'a> {
                         limit: self.policy.max_runs,
                     })
                 } else {
-                    self.provider_hold(&provider, &mut probing)
+                    self.provider_hold(&queue, &provider, &mut probing)
                 };
                 if let Some(hold) = hold {
                     self.hold_rest(waiting, files, &hold);
@@ -251,7 +251,7 @@ impl<'a> Deciding<'a> {
             return None;
         }
         let until = self.now.wall.plus(left);
-        self.wake(until);
+        self.wake_queue(queue, until);
         Some(Hold::Environment {
             reason: reason(last),
             until,
@@ -261,6 +261,7 @@ impl<'a> Deciding<'a> {
     /// One failure of a provider holds all its queues; after the wait one run at a time probes it.
     fn provider_hold(
         &mut self,
+        queue: &QueueName,
         provider: &ProviderName,
         probing: &mut BTreeSet<ProviderName>,
     ) -> Option<Hold> {
@@ -292,7 +293,7 @@ impl<'a> Deciding<'a> {
             return None;
         }
         if left.0 > 0 {
-            self.wake(until);
+            self.wake_queue(queue, until);
         }
         let hold = Hold::Provider {
             reason: reason(last),

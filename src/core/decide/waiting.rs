@@ -162,11 +162,10 @@ impl<'a> Deciding<'a> {
         for task in self.seen.tasks.values() {
             match self.task_hold(task, &parents, &busy) {
                 Err(hold) => {
-                    match &hold {
-                        Hold::BackingOff { until, .. } | Hold::LostTooOften { until, .. } => {
-                            self.wake(*until)
-                        }
-                        _ => {}
+                    if let Hold::BackingOff { until, .. } | Hold::LostTooOften { until, .. } = &hold
+                        && let Some(queue) = task.queue()
+                    {
+                        self.wake_queue(&queue, *until);
                     }
                     self.hold(Subject::Task(task.id), hold);
                 }

@@ -6,9 +6,6 @@
 //! Interleaving survived: inotify tells of a write to the log before the commit is visible (measured: 200 of 200 immediate looks were
 //! stale, 2 of 200 after 1 ms). So [`Hint::changes`] is asked again, at growing distances, until a while after the last event; a commit
 //! that is not visible yet is found by one of these, as each compares what is there with what was there when it was last read.
-//!
-//! Known gap: a change that leaves a row's `updated_at`, which counts seconds, and all that is read here as they were is not seen: another
-//! title or description in the same second. Nothing that decides whether a task can be worked on is among these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
@@ -208,21 +205,21 @@ impl Open {
     }
 }
 
-/// The open tasks with all that can matter to whether they are runnable: first the queue they are in, then the queue of what they are a
-/// part of. The first generation of the table has neither parts nor blockers.
+/// The open tasks with everything that stands in their rows, as `updated_at` counts seconds: first the queue they are in, then the queue
+/// of what they are a part of. The first generation of the table has neither parts nor blockers.
 fn open_tasks(columns: &BTreeSet<String>) -> String {
     let whole = if columns.contains("parent_task_id") {
-        "(SELECT whole.assigned_to FROM tasks whole WHERE whole.id = task.parent_task_id), task.parent_task_id"
+        "(SELECT whole.assigned_to FROM tasks whole WHERE whole.id = task.parent_task_id)"
     } else {
         "NULL"
     };
     let blocker = if columns.contains("blocked_by_task_id") {
-        ", task.blocked_by_task_id, (SELECT blocker.status FROM tasks blocker WHERE blocker.id = task.blocked_by_task_id)"
+        "(SELECT blocker.status FROM tasks blocker WHERE blocker.id = task.blocked_by_task_id)"
     } else {
-        ""
+        "NULL"
     };
     format!(
-        "SELECT task.assigned_to, {whole}, task.id, task.status, task.priority, task.created_at, task.updated_at{blocker} \
+        "SELECT task.assigned_to, {whole}, {blocker}, task.* \
          FROM tasks task WHERE task.status IN ('idle', 'working') AND task.archived_at IS NULL"
     )
 }

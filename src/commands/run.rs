@@ -9,6 +9,7 @@ use crate::core::Tinytask;
 use crate::core::layout::Layout;
 use crate::daemon::{Daemon, Leaving, Options};
 use crate::edge::config;
+use crate::edge::process::ShimProgram;
 use crate::report::{Exit, Failure};
 use crate::view;
 
@@ -27,6 +28,7 @@ pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
     let options = Options {
         flags: flags(&run.settings),
         exe: own_program()?,
+        shim: ShimProgram::find(),
     };
     let runtime = runtime()?;
     // Futures of ours that end runs live on this thread, beside the loop.
@@ -73,7 +75,7 @@ fn check_descriptors() -> Result<(), Failure> {
     }
 }
 
-/// Shims and the built-in tinytask are started from the program that runs now, even when its file was replaced since
+/// The built-in tinytask is started from the program that runs now, even when its file was replaced since
 /// (proc(5): /proc/self/exe).
 pub(super) fn own_program() -> Result<Utf8PathBuf, Failure> {
     Ok(Utf8PathBuf::from("/proc/self/exe"))

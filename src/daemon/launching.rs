@@ -151,7 +151,7 @@ impl Daemon {
         }
         kill_point::reach("D3:before");
         // D3
-        let started = process::start_shim(&self.options.exe, &layout, &dir, lock, env);
+        let started = process::start_shim(&self.options.shim, &layout, &dir, lock, env);
         if started.is_err() {
             // Nothing is to be told of a run that never was: it would count among those that failed through no fault of the
             // task's, of which an hour has only a few.

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::core::attention::{Attention, News};
 use crate::core::decide::decide;
-use crate::core::model::{Millis, Moment, Now, QueueName, RunId, RunState, RunSubject, Timestamp};
+use crate::core::model::{Moment, QueueName, RunId, RunState, RunSubject};
 use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::watch::{self, Watch};
@@ -27,6 +26,7 @@ use crate::look::{self, Looker, Scope, chain};
 use place::make_folders;
 use records::Holds;
 use timers::Timers;
+use waiting::Signals;
 
 mod builtin;
 mod children;
@@ -38,6 +38,7 @@ mod perform;
 mod place;
 mod records;
 mod timers;
+mod waiting;
 
 pub use builtin::{Builtin, start_builtin};
 pub use journal::{StoryEvent, read_story};
@@ -99,8 +100,9 @@ pub enum Error {
 pub struct Options {
     /// Overrides given as flags, for a reload.
     pub flags: Vec<(&'static str, String)>,
-    /// This program, for shims and the built-in tinytask.
+    /// This program, for the built-in tinytask.
     pub exe: Utf8PathBuf,
+    pub shim: process::ShimProgram,
 }
 
 /// A future of ours that was spawned to stop or sweep a run has ended.
@@ -340,172 +342,6 @@ impl Daemon {
         untils.filter(|until| *until > now).min()
     }
 
-    /// Returns when another look is called for; with the reason, when it is time to leave.
-    async fn wait(
-        &mut self,
-        signals: &mut Signals,
-        watch: &mut Watch,
-        timers: &mut Timers,
-    ) -> Option<&'static str> {
-        loop {
-            let wake_at = self.attention.wake_at();
-            let is_called_for = tokio::select! {
-                biased;
-                _ = signals.term.recv() => return Some("TERM"),
-                _ = signals.int.recv() => return Some("INT"),
-                wake = watch.next() => self.woken(&wake, watch, timers),
-                () = self.bell.notified() => {
-                    self.attention.hear(News::Runs);
-                    true
-                }
-                Some(done) = self.done.1.recv() => {
-                    self.is_done(&done);
-                    self.attention.hear(News::Runs);
-                    true
-                }
-                () = over(self.builtin.as_ref()) => {
-                    if let Some(builtin) = &mut self.builtin {
-                        builtin.is_over();
-                    }
-                    // The look finds it unreachable, and so it is started again.
-                    self.wants_everything = true;
-                    true
-                }
-                _ = signals.hup.recv() => {
-                    self.reload();
-                    self.wants_everything = true;
-                    true
-                }
-                _ = signals.child.recv() => {
-                    // Shims, and what their runs left, are in sessions of their own. Children in ours (a tinytask) belong
-                    // to whoever started them.
-                    process::reap_strays(|stat| stat.session != self.session);
-                    false
-                }
-                () = timers.due(wake_at) => self.timed(watch, timers),
-            };
-            if is_called_for {
-                return None;
-            }
-        }
-    }
-
-    /// Whether a wake calls for a look; what it is to ask is in `attention`.
-    fn woken(&mut self, wake: &watch::Wake, watch: &Watch, timers: &mut Timers) -> bool {
-        for what in &wake.lost {
-            warn!(what, "watching was disturbed");
-            if self.lock.place() == lock::Place::Ours {
-                self.journal.lost(what);
-            }
-        }
-        self.event = wake.first_event.map(at_moment);
-        let areas = wake.areas;
-        if areas.config || areas.recipes || areas.rescan {
-            self.stuck.clear();
-            self.reload();
-            self.wants_everything = true;
-            return true;
-        }
-        if areas.database {
-            timers.database(self.is_told(watch));
-            if self.is_told(watch) {
-                // Mostly too early, but not always: a server that does not wait for its disk is as quick as we are.
-                self.read_hint(timers);
-            }
-        }
-        if !self.is_told(watch) || areas.control {
-            self.attention.hear(News::Anything);
-            return true;
-        }
-        if areas.running {
-            self.attention.hear(News::Runs);
-        }
-        for task in &wake.tasks {
-            self.attention.hear(News::Task(*task));
-        }
-        areas.inbound || areas.running || self.attention.is_called_for()
-    }
-
-    /// Whether a timer that came calls for a look.
-    fn timed(&mut self, watch: &mut Watch, timers: &mut Timers) -> bool {
-        let is_told = self.is_told(watch);
-        if timers.take_rescan() {
-            watch.verify();
-            return self.rescan(timers);
-        }
-        if timers.take_tinytask() {
-            self.stuck.clear();
-            self.wants_everything = true;
-            return true;
-        }
-        match timers.take_database() {
-            Some(is_last) if is_told => {
-                self.read_hint(timers);
-                if is_last && let Some(hint) = &mut self.looker.hint {
-                    hint.rest();
-                }
-                self.attention.is_called_for()
-            }
-            Some(_) => {
-                self.attention.hear(News::Anything);
-                true
-            }
-            None => {
-                if timers.is_time_to_retry() {
-                    self.attention.hear(News::Anything);
-                }
-                self.attention.hear(News::Time(clock::wall()));
-                true
-            }
-        }
-    }
-
-    /// Is every change of tinytask's told, by its database? Else each wake is about everything.
-    fn is_told(&self, watch: &Watch) -> bool {
-        watch.hears_database(self.looker.server.db.as_deref())
-    }
-
-    /// Hears what changed in tinytask's database.
-    fn read_hint(&mut self, timers: &mut Timers) {
-        let Some(hint) = &mut self.looker.hint else {
-            return;
-        };
-        match hint.changes() {
-            Some(news) => news.into_iter().for_each(|news| self.attention.hear(news)),
-            None => {
-                timers.cannot_read_database();
-                self.attention.hear(News::Anything);
-            }
-        }
-    }
-
-    /// What no event told: files that changed, folders of tasks that wait for something in them, and what has no events. Whether it calls
-    /// for a look; where it does not, this was one as far as others can tell.
-    fn rescan(&mut self, timers: &mut Timers) -> bool {
-        self.attention.hear(News::Machine);
-        let changed: Vec<_> = (self.attention.folders())
-            .filter(|(task, known)| self.looker.folder(*task) != *known)
-            .collect();
-        for (task, _) in changed {
-            self.attention.hear(News::Task(task));
-        }
-        let found = self.looker.rescan(&clock::now());
-        if found == look::Rescan::Settings {
-            self.reload();
-            self.wants_everything = true;
-        }
-        let is_still = found == look::Rescan::Still
-            && self.lock.place() == lock::Place::Ours
-            && self.trouble.is_none()
-            && self.failing.is_empty()
-            && !self.attention.is_called_for();
-        if is_still {
-            self.lock.touch();
-        }
-        timers.rescanned(self.looker.config.rescan);
-        !is_still
-    }
-
     /// Look, decide, perform, once.
     async fn round(&mut self, scope: &Scope) -> Result<(Snapshot, Decision, Acted), Error> {
         self.keep_place()?;
@@ -604,14 +440,6 @@ impl Daemon {
     }
 }
 
-/// The end of the built-in tinytask, where there is one.
-async fn over(builtin: Option<&Builtin>) {
-    match builtin {
-        Some(builtin) => builtin.over().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Did the actions of a round change anything?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Acted {
@@ -619,33 +447,4 @@ enum Acted {
     Something,
     /// One failed: it is met again by the next look, which should not come at once.
     Failed,
-}
-
-fn at_moment(wall: Timestamp) -> Moment {
-    let now: Now = clock::now();
-    let boot = Millis(now.boot.0.saturating_sub(now.wall.since(wall).0));
-    Moment {
-        wall,
-        boot_id: now.boot_id,
-        boot,
-    }
-}
-
-/// What people and systemd say.
-struct Signals {
-    term: Signal,
-    int: Signal,
-    hup: Signal,
-    child: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            hup: signal(SignalKind::hangup())?,
-            child: signal(SignalKind::child())?,
-        })
-    }
 }

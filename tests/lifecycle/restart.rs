@@ -1,5 +1,7 @@
 //! Daemons come and go; agents go on, and nothing is forgotten.
 
+use std::path::Path;
+
 use calypso_watch::core::model::Outcome;
 use calypso_watch::core::record::Verdict;
 use nix::sys::signal::Signal;
@@ -123,6 +125,43 @@ fn a_replaced_program_goes_on_starting_runs() {
     let task = world.task("coder", "after the upgrade");
     world.eventually("complete", |w| w.is_complete(task));
     world.is_clean();
+}
+
+/// A shim is the small program beside the daemon's, if it is there and of the same version; else that program itself.
+#[test]
+fn a_shim_of_another_version_is_not_started() {
+    let mut world = World::new()
+        .queue("coder", "claim; gate \"go-$ID\"; finish")
+        .configure();
+    let bin = world.path("bin");
+    std::fs::create_dir(&bin).expect("a folder");
+    let (program, small) = (bin.join("calypso-watch"), bin.join("calypso-watch-shim"));
+    std::fs::copy(EXE, &program).expect("a copy");
+    let none = |_: &Path| {};
+    let other = |path: &Path| {
+        std::fs::write(path, "#!/bin/sh\nexit 1\n").expect("a script");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, executable).expect("ours");
+    };
+    let same = |path: &Path| {
+        std::fs::remove_file(path).expect("the other");
+        std::fs::copy(env!("CARGO_BIN_EXE_calypso-watch-shim"), path).expect("a copy");
+    };
+    let cases: [(&dyn Fn(&Path), &Path); 3] =
+        [(&none, &program), (&other, &program), (&same, &small)];
+    for (place, expected) in cases {
+        place(&small);
+        world.launch(program.to_str().expect("a UTF-8 name"));
+        let task = world.task("coder", "by its shim");
+        world.eventually("it works", |w| w.count(&format!("at-go-{task} coder")) == 1);
+        let (shim, _) = world.processes(task);
+        let runs = std::fs::read_link(format!("/proc/{shim}/exe")).expect("it lives");
+        assert_eq!(runs, expected);
+        world.open(&format!("go-{task}"));
+        world.eventually("complete", |w| w.is_complete(task));
+        world.is_clean();
+        assert_eq!(world.end_daemon(Signal::SIGTERM), Some(0));
+    }
 }
 
 /// At whatever line the daemon is killed, the next one goes on from there, and nothing runs twice.

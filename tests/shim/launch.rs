@@ -299,12 +299,14 @@ fn a_shim_needs_the_lock_of_its_run_on_standard_input() {
             std::fs::File::open("/dev/null").expect("a file").into(),
         ),
     ] {
-        let status = std::process::Command::new(EXE)
-            .args(["__shim", dir.as_str()])
-            .stdin(fd)
-            .status()
-            .expect("a process");
-        assert_eq!(status.code(), Some(2));
+        for program in PROGRAMS {
+            let status = std::process::Command::new(program)
+                .args(["__shim", dir.as_str()])
+                .stdin(fd.try_clone().expect("a descriptor"))
+                .status()
+                .expect("a process");
+            assert_eq!(status.code(), Some(2));
+        }
     }
     assert!(run.state().is_none() && !world.path("ran").exists());
 }

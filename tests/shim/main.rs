@@ -22,12 +22,17 @@ mod launch;
 mod orphans;
 mod records;
 
-const EXE: &str = env!("CARGO_BIN_EXE_calypso-watch");
+/// Each can be a shim.
+const PROGRAMS: [&str; 2] = [
+    env!("CARGO_BIN_EXE_calypso-watch-shim"),
+    env!("CARGO_BIN_EXE_calypso-watch"),
+];
 /// Far more than anything takes; only a failure waits for it.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A base path of its own, gone at the end together with whatever a failed test left alive in it.
 struct World {
+    program: &'static str,
     layout: Layout,
     folder: tempfile::TempDir,
 }
@@ -66,7 +71,11 @@ impl World {
         ] {
             std::fs::create_dir_all(dir).expect("a folder");
         }
-        Self { layout, folder }
+        Self {
+            program: PROGRAMS[0],
+            layout,
+            folder,
+        }
     }
 
     fn path(&self, name: &str) -> Utf8PathBuf {
@@ -165,7 +174,7 @@ impl Run<'_> {
     /// D3.
     fn start_with(&self, lock: OwnedFd, env: &[(&str, &str)]) {
         process::start_shim(
-            Utf8Path::new(EXE),
+            &Utf8Path::new(self.world.program).into(),
             self.layout(),
             &self.dir,
             lock,

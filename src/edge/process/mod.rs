@@ -6,31 +6,27 @@
 //!
 //! Known gap: a program that overwrites its own environment, or starts its children with an empty one, cannot be found by the run's token.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use camino::Utf8Path;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub use rustix::process::Signal;
 
 use crate::core::StrangerKind;
-use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Millis, ProcessId, Timestamp};
 use crate::edge::{clock, kill_point};
 
 mod environment;
 mod leftovers;
+mod start;
 mod stat;
 mod stop;
 
 pub use environment::Environment;
 pub use leftovers::{DeadShim, holds_ofd_lock, leftovers, tokens};
+pub use start::{FirstStage, IS_VERSION, SHIM_WORD, ShimProgram, StartError, VERSION, start_shim};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
 
@@ -39,12 +35,6 @@ pub const TOKEN_VARIABLE: &str = "CALYPSO_RUN";
 
 /// This program, even after an upgrade replaced or removed its file.
 pub const SELF_EXE: &str = "/proc/self/exe";
-
-/// The hidden word that makes this program a shim.
-pub const SHIM_WORD: &str = "__shim";
-
-/// How long a shim's first stage may take to fork and exit: it does in milliseconds.
-const FIRST_STAGE_TIME: Duration = Duration::from_secs(5);
 
 /// The process that has this number now; `None` when there is none, or only a dead one that nobody collected, or it cannot be
 /// looked at.
@@ -194,91 +184,6 @@ impl AsRawFd for Pidfd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
-}
-
-/// D3: starts the shim of a run, with its lock as standard input. Its first stage forks and exits at once, which [`FirstStage::over`]
-/// waits for; from then on the shim is nobody's child here. `env` is what settings add to the agent's environment.
-///
-/// Stays on posix_spawn(3): no `pre_exec`, no uid, no bare program name. A fork of a large daemon takes tens of milliseconds.
-///
-/// # Errors
-/// [`StartError::NoProcess`].
-pub fn start_shim(
-    exe: &Utf8Path,
-    layout: &Layout,
-    dir: &RunDir,
-    lock: OwnedFd,
-    env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-) -> Result<FirstStage, StartError> {
-    // D3
-    let first_stage = Command::new(exe.as_str())
-        .arg0("calypso-watch")
-        .arg(SHIM_WORD)
-        .arg(layout.run(dir).dir.as_str())
-        .envs(env)
-        // A daemon that an agent started carries that run's token; the shim is none of that run's processes.
-        .env_remove(TOKEN_VARIABLE)
-        .process_group(0)
-        .stdin(Stdio::from(lock))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(StartError::NoProcess)?;
-    Ok(FirstStage(first_stage))
-}
-
-/// The first stage of a shim: a child that is about to fork the shim proper and exit.
-#[derive(Debug)]
-#[must_use = "a child that nobody waits for stays a zombie"]
-pub struct FirstStage(Child);
-
-impl FirstStage {
-    /// Waits for its end, which takes a millisecond or two.
-    ///
-    /// # Errors
-    /// [`StartError::Refused`], where it says that nothing was started; [`StartError::Unknown`].
-    pub fn over(mut self) -> Result<(), StartError> {
-        // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
-        if !is_over_within(&self.0, FIRST_STAGE_TIME) {
-            self.0.kill().map_err(StartError::Unknown)?;
-        }
-        match self.0.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(StartError::Refused(status.to_string())),
-            Err(error) => Err(StartError::Unknown(error)),
-        }
-    }
-}
-
-/// Why a shim did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Nothing ran at all: no process, memory or descriptor was to be had for it.
-    #[error("cannot start the shim")]
-    NoProcess(#[source] io::Error),
-    #[error("the shim refused: {0}")]
-    Refused(String),
-    /// It may run.
-    #[error("cannot tell whether the shim started")]
-    Unknown(#[source] io::Error),
-}
-
-/// Waits for a child's end without collecting it; where there is no pidfd to wait on, for as long as it takes.
-fn is_over_within(child: &Child, limit: Duration) -> bool {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let pid = rustix::process::Pid::from_child(child);
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
-        return true;
-    };
-    let limit = rustix::time::Timespec {
-        tv_sec: limit.as_secs().cast_signed(),
-        tv_nsec: 0,
-    };
-    // EINTR: no handler of ours interrupts it for long, and an early KILL only means that nothing was launched.
-    !matches!(
-        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)),
-        Ok(0)
-    )
 }
 
 /// Makes this process the one that inherits shims and what they leave, since PID 1 of a container may not collect them.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers, top to bottom. An arrow may skip one, never rise.
 const LAYERS: [&[&str]; 5] = [
-    &["main"],
+    &["main", "bin"],
     &["commands", "report", "cli"],
     &["look", "daemon", "selftest", "shim", "taskd"],
     &["edge", "view"],

@@ -702,6 +702,32 @@ async fn a_database_tells_of_its_log_and_not_of_its_readers() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_a_symlink_is_heard_where_it_really_lies() {
+    let (_dir, layout) = base();
+    let real = layout.base().join("elsewhere/real.db");
+    std::fs::create_dir(real.parent().expect("in elsewhere/")).expect("writable");
+    let writer = rusqlite::Connection::open(&real).expect("writable");
+    let made = writer.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
+    made.expect("a database");
+    let db = layout.base().join("tinytask.db");
+    std::os::unix::fs::symlink(&real, &db).expect("a link");
+    let mut world = World {
+        watch: watch::start(&layout, Some(&db)).expect("it is there"),
+        layout,
+        _dir,
+    };
+    assert!(world.watch.hears_database(Some(&db)));
+    world.calm().await;
+    writer
+        .execute("INSERT INTO t VALUES (1)", [])
+        .expect("writable");
+    world.until(|wake| wake.areas.database).await;
+    // One that is not there may be a slip: then nobody is told of anything.
+    std::fs::remove_file(&db).expect("ours");
+    assert!(!world.watch.hears_database(Some(&db)));
+}
+
+#[tokio::test]
 async fn a_wake_that_nobody_waited_for_is_not_lost() {
     let mut world = World::new();
     world.calm().await;

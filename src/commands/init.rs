@@ -97,7 +97,7 @@ pub fn call(base: Option<&Utf8Path>, init: &Init) -> Result<Exit, Failure> {
         Server::Builtin(address) => format!("built in, at http://{address}/mcp; `run` starts it"),
         Server::Url(url) => url.clone(),
         Server::Recipes => format!(
-            "the one your recipes name (the starter recipes: {RECIPE_URL}); the built-in one: `init --builtin`"
+            "the one your recipes name (the starter recipes: {RECIPE_URL}); the built-in one: `[tinytask] builtin = true` in calypso.toml"
         ),
     };
     let recipes = made

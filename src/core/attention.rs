@@ -175,11 +175,15 @@ impl Attention {
                         self.queues.extend(queue);
                     }
                 }
+                // It was the attempt of a launch: what it was for has no run and no hold.
+                Action::ClearLitter { run } => {
+                    self.hear(News::Queue(run.queue.clone()));
+                    self.hear(News::Runs);
+                }
                 Action::Stop { .. }
                 | Action::Sweep { .. }
                 | Action::ClearPidFile { .. }
                 | Action::ClearStranger { .. }
-                | Action::ClearLitter { .. }
                 | Action::ClearStop { .. } => self.hear(News::Runs),
                 Action::RecordMark { .. }
                 | Action::PutBack { .. }
@@ -221,8 +225,7 @@ impl Waits {
             | Hold::TooManyRuns { .. }
             | Hold::LostTooOften { .. }
             | Hold::StoppedByPerson { .. }
-            | Hold::HeldByFile
-            | Hold::WorkingElsewhere => nothing,
+            | Hold::HeldByFile => nothing,
             Hold::NoProgram { .. } | Hold::UnreadableRecords { .. } => Self {
                 machine: true,
                 ..nothing
@@ -249,7 +252,9 @@ impl Waits {
             | Hold::StopAsked
             | Hold::RunNotOver { .. }
             | Hold::StillAlive { .. }
-            | Hold::VerdictWaits { .. } => Self {
+            | Hold::VerdictWaits { .. }
+            // It may be put back once no verdict is under way.
+            | Hold::WorkingElsewhere => Self {
                 run: true,
                 ..nothing
             },
@@ -388,6 +393,21 @@ mod tests {
         );
         attention.acted(&seen, &decision);
         assert_eq!(attention.take(), only(&["architect", "product"]));
+    }
+
+    #[test]
+    fn what_a_failed_launch_left_behind_is_news_of_its_queue_once_it_is_cleared() {
+        let mut attention = Attention::default();
+        attention.take();
+        let litter = Action::ClearLitter {
+            run: run("1/1", "coder").dir,
+        };
+        let decision = Decision {
+            actions: vec![litter],
+            ..Decision::default()
+        };
+        attention.acted(&world().seen, &decision);
+        assert_eq!(attention.take(), only(&["coder"]));
     }
 
     #[test]

@@ -119,6 +119,11 @@ struct Failing {
 }
 
 impl Failing {
+    /// It could have been started again for long, and was not: it may be closed by now.
+    fn is_past(&self) -> bool {
+        self.until.elapsed() > Duration::from_secs(60)
+    }
+
     /// It is left alone for half a second, doubling up to half a minute, as the loop's own retry is.
     fn failed(&mut self, why: String) {
         let wait = Duration::from_millis(500 << self.failures.min(6));
@@ -153,6 +158,8 @@ pub struct Daemon {
     stuck: BTreeMap<QueueName, String>,
     /// The same of a single task, or of inbound/.
     failing: BTreeMap<RunSubject, Failing>,
+    /// By how many milliseconds the wall clock was ahead of the boot clock at the last rescan.
+    clocks: Option<i64>,
     since: Moment,
     /// When the event that led to the present look was read.
     event: Option<Moment>,
@@ -208,6 +215,7 @@ impl Daemon {
             watched: BTreeMap::new(),
             stuck: BTreeMap::new(),
             failing: BTreeMap::new(),
+            clocks: None,
             since: (&clock::now()).into(),
             event: None,
             builtin,
@@ -346,6 +354,7 @@ impl Daemon {
     async fn round(&mut self, scope: &Scope) -> Result<(Snapshot, Decision, Acted), Error> {
         self.keep_place()?;
         let now = clock::now();
+        self.failing.retain(|_, failing| !failing.is_past());
         let mut seen = self.looker.look(scope, &now).await?;
         for (queue, why) in &self.stuck {
             seen.no_program

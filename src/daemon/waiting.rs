@@ -11,6 +11,9 @@ use crate::edge::watch::{self, Watch};
 use crate::edge::{clock, process};
 use crate::look;
 
+/// Milliseconds: by more, the wall clock was set; less is how it is kept right.
+const CLOCK_STEP: u64 = 1000;
+
 impl Daemon {
     /// Returns when another look is called for; with the reason, when it is time to leave.
     pub(super) async fn wait(
@@ -44,6 +47,7 @@ impl Daemon {
                     true
                 }
                 _ = signals.hup.recv() => {
+                    self.stuck.clear();
                     self.reload();
                     self.wants_everything = true;
                     true
@@ -72,20 +76,22 @@ impl Daemon {
         }
         self.event = wake.first_event.map(at_moment);
         let areas = wake.areas;
+        let is_told = self.is_told(watch);
+        // Also after a look at everything, which may come before the commit is visible; and what was lost may have told of one.
+        if areas.database || areas.rescan {
+            timers.database(is_told);
+        }
         if areas.config || areas.recipes || areas.rescan {
             self.stuck.clear();
             self.reload();
             self.wants_everything = true;
             return true;
         }
-        if areas.database {
-            timers.database(self.is_told(watch));
-            if self.is_told(watch) {
-                // Mostly too early, but not always: a server that does not wait for its disk is as quick as we are.
-                self.read_hint(timers);
-            }
+        if areas.database && is_told {
+            // Mostly too early, but not always: a server that does not wait for its disk is as quick as we are.
+            self.read_hint(timers);
         }
-        if !self.is_told(watch) || areas.control {
+        if !is_told || areas.control {
             self.attention.hear(News::Anything);
             return true;
         }
@@ -161,10 +167,27 @@ impl Daemon {
         for (task, _) in changed {
             self.attention.hear(News::Task(task));
         }
-        let found = self.looker.rescan(&clock::now());
-        if found == look::Rescan::Settings {
-            self.reload();
-            self.wants_everything = true;
+        let now = clock::now();
+        // Waits are told as times of the wall clock.
+        let clocks = now.wall.0 - now.boot.0.cast_signed();
+        if self
+            .clocks
+            .replace(clocks)
+            .is_some_and(|before| before.abs_diff(clocks) > CLOCK_STEP)
+        {
+            self.attention.hear(News::Anything);
+        }
+        let found = self.looker.rescan(&now);
+        match found {
+            look::Rescan::Settings => {
+                self.stuck.clear();
+                self.reload();
+                self.wants_everything = true;
+            }
+            // A person's word, or a pid file, that no event told of.
+            look::Rescan::Control => self.attention.hear(News::Anything),
+            look::Rescan::PidFiles => self.attention.hear(News::Runs),
+            look::Rescan::Files | look::Rescan::Still => {}
         }
         let is_still = found == look::Rescan::Still
             && self.lock.place() == lock::Place::Ours

@@ -30,7 +30,7 @@ pub fn list(
     files_by_queue(recipes, chosen)
         .into_iter()
         .map(|(queue, file)| {
-            let recipe = load(recipes, &queue, &file);
+            let (recipe, _) = load(recipes, &queue, &file);
             (queue, recipe)
         })
         .collect()
@@ -40,7 +40,7 @@ pub fn list(
 #[derive(Debug, Default)]
 pub struct Known {
     names: Names,
-    recipes: BTreeMap<(QueueName, String), (Stamp, Result<Recipe, String>)>,
+    recipes: BTreeMap<(QueueName, String), (Stamp, Recipe)>,
 }
 
 /// What lies in recipes/.
@@ -83,12 +83,16 @@ impl Known {
         for (queue, file) in by_queue(names, chosen) {
             let key = (queue, file);
             let stamp = Stamp::of(recipes.join(&key.1));
-            let recipe = match (before.remove(&key), stamp) {
-                (Some((old, recipe)), Some(new)) if old == new => recipe,
+            let (recipe, is_told_by_stamp) = match (before.remove(&key), stamp) {
+                (Some((old, recipe)), Some(new)) if old == new => (Ok(recipe), true),
                 _ => load(recipes, &key.0, &key.1),
             };
             listed.push((key.0.clone(), recipe.clone()));
-            if let Some(stamp) = stamp.filter(|stamp| !stamp.is_fresh(now)) {
+            // What is wrong with one may lie in another file, or pass by itself.
+            if let (Ok(recipe), Some(stamp)) = (recipe, stamp)
+                && is_told_by_stamp
+                && !stamp.is_fresh(now)
+            {
                 self.recipes.insert(key, (stamp, recipe));
             }
         }
@@ -100,8 +104,15 @@ impl Known {
     }
 }
 
-fn load(recipes: &Utf8Path, queue: &QueueName, file: &str) -> Result<Recipe, String> {
-    read(recipes, file).and_then(|(raw, modified)| raw.recipe(queue, file, modified))
+/// Also whether it stays the same for as long as its own file does.
+fn load(recipes: &Utf8Path, queue: &QueueName, file: &str) -> (Result<Recipe, String>, bool) {
+    match read(recipes, file) {
+        Ok(read) => (
+            read.raw.recipe(queue, file, read.modified),
+            !read.is_rendered,
+        ),
+        Err(error) => (Err(error), false),
+    }
 }
 
 /// Names in recipes/ that cannot be a queue's, escaped so that they can be printed.
@@ -264,13 +275,22 @@ fn text_of(value: &serde_json::Value) -> String {
     }
 }
 
-fn read(recipes: &Utf8Path, file: &str) -> Result<(Raw, Timestamp), String> {
+/// A recipe's file, read.
+struct Read {
+    raw: Raw,
+    modified: Timestamp,
+    /// Others may have been read for it.
+    is_rendered: bool,
+}
+
+fn read(recipes: &Utf8Path, file: &str) -> Result<Read, String> {
     if file.ends_with(".yml") {
         return Err(format!(
             "`{file}` ends in .yml, which goose does not read: rename it to .yaml"
         ));
     }
     let (text, modified) = read_text(&recipes.join(file))?;
+    let mut is_rendered = false;
     let raw = if file.ends_with(".json") {
         serde_json::from_str(&text)
             .map_err(|error| format!("is not JSON: {}", one_line(&error.to_string())))?
@@ -278,12 +298,19 @@ fn read(recipes: &Utf8Path, file: &str) -> Result<(Raw, Timestamp), String> {
         match parse_yaml(&text) {
             Ok(raw) => raw,
             // `{{ x }}` without quotes, or `{% extends %}`, is YAML only once it is rendered, which goose does first.
-            Err(error) => render_file(recipes, file, &text)
-                .and_then(|text| parse_yaml(&text).ok())
-                .ok_or(error)?,
+            Err(error) => {
+                is_rendered = true;
+                render_file(recipes, file, &text)
+                    .and_then(|text| parse_yaml(&text).ok())
+                    .ok_or(error)?
+            }
         }
     };
-    Ok((raw, modified))
+    Ok(Read {
+        raw,
+        modified,
+        is_rendered,
+    })
 }
 
 fn read_text(path: &Utf8Path) -> Result<(String, Timestamp), String> {
@@ -451,7 +478,7 @@ pub fn extensions(
 ) -> Vec<Extension> {
     let mut found = Vec::new();
     for (queue, file) in files_by_queue(recipes, chosen) {
-        let Ok((raw, _)) = read(recipes, &file) else {
+        let Ok(Read { raw, .. }) = read(recipes, &file) else {
             continue;
         };
         let mut values: BTreeMap<String, String> = raw

@@ -429,23 +429,27 @@ impl Watch {
             // Not there any more: notify has dropped the watch by itself.
             self.watcher.unwatch(&dir.path).ok();
         }
-        let Some((dir, name)) = db.and_then(|db| db.parent().zip(db.file_name())) else {
+        // Its symlinks resolved, the last one too, as the server writes to the real one.
+        let real = db.map(|db| db.canonicalize_utf8().unwrap_or_else(|_| db.to_owned()));
+        let Some((dir, name)) = (real.as_deref()).and_then(|db| db.parent().zip(db.file_name()))
+        else {
             return Ok(());
         };
-        // Its symlinks resolved, as the server writes to the real one.
         let dir = dir.canonicalize_utf8().unwrap_or_else(|_| dir.to_owned());
         self.shared.lock().database = vec![name.into(), format!("{name}-wal").into()];
         self.add_dir(dir.into_std_path_buf(), Area::Database, None)
     }
 
-    /// Is this SQLite file watched as tinytask's?
+    /// Is this SQLite file, which is there, watched as tinytask's? One that is not may be a slip, and the real one somewhere else.
     pub fn hears_database(&self, db: Option<&Utf8Path>) -> bool {
         let state = self.shared.lock();
         let is_armed = |dir: &Dir| {
             let areas = state.places.get(&dir.path);
             dir.identity.is_some() && areas.is_some_and(|areas| areas.contains(&Area::Database))
         };
-        db.is_some() && self.database.as_deref() == db && self.dirs.iter().any(is_armed)
+        self.database.as_deref() == db
+            && db.is_some_and(Utf8Path::exists)
+            && self.dirs.iter().any(is_armed)
     }
 
     /// Is a debouncer alive? It ends by itself a moment after things have settled, while [`Self::next`] is waited for.

@@ -144,7 +144,8 @@ impl Looker {
     /// word, too: the dispatcher's queue is asked while some are complete.
     fn queues_to_ask(&self, seen: &Snapshot, over: &[&Run], asked: &Asked) -> BTreeSet<QueueName> {
         let mut used: BTreeMap<&QueueName, u32> = BTreeMap::new();
-        for run in seen.runs.iter().filter(|run| run.verdict.is_none()) {
+        let is_there = |run: &&Run| run.verdict.is_none() && run.meaning() != Meaning::Litter;
+        for run in seen.runs.iter().filter(is_there) {
             *used.entry(&run.dir.queue).or_default() += 1;
         }
         let policy = &self.config.policy;
@@ -216,12 +217,19 @@ impl Looker {
             .iter()
             .filter_map(|(subject, history)| parked(subject, history))
             .collect();
-        let details = tinytask.details(&wanted).await;
-        seen.details.extend(
-            details
-                .into_iter()
-                .filter_map(|(id, detail)| Some((id, detail.ok()?))),
-        );
+        for (id, detail) in tinytask.details(&wanted).await {
+            match detail {
+                Ok(detail) => drop(seen.details.insert(id, detail)),
+                // What was heard of it is used up, so it is to be asked about again.
+                Err(error) => {
+                    let why = format!(
+                        "tinytask did not say what became of #{id}: {}",
+                        chain(&error)
+                    );
+                    seen.cannot_read(RunSubject::Task(id), why);
+                }
+            }
+        }
     }
 
     // ── evidence ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -92,7 +92,7 @@ impl Server {
 
     /// Why there is none to ask.
     pub fn why_none(&self) -> String {
-        "no tinytask is configured, and no recipe names one; `calypso-watch init --builtin` uses the built-in one".into()
+        "no tinytask is configured, and no recipe names one; in calypso.toml, `[tinytask] builtin = true` takes the built-in one".into()
     }
 }
 

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use camino::Utf8PathBuf;
+
 use super::Looker;
 use crate::core::model::{Now, QueueName};
 use crate::core::{InboundEntry, Snapshot};
@@ -20,6 +22,10 @@ pub enum Rescan {
     /// Nothing that a look at files would read.
     Still,
     Files,
+    /// Among them what people say in control/.
+    Control,
+    /// Among them those in running_tasks/, and nothing in control/.
+    PidFiles,
     /// calypso.toml, or something in recipes/, which also say which tinytask it is.
     Settings,
 }
@@ -34,9 +40,12 @@ pub(super) struct Stamps {
 }
 
 impl Stamps {
-    fn is_fresh(&self, now: &Now) -> bool {
-        let all = self.settings.values().chain(self.files.values());
-        all.flatten().any(|stamp| stamp.is_fresh(now.wall))
+    /// Without those that the next change could leave as they are.
+    fn kept(mut self, now: &Now) -> Self {
+        for stamps in [&mut self.settings, &mut self.files] {
+            stamps.retain(|_, stamp| !stamp.is_some_and(|stamp| stamp.is_fresh(now.wall)));
+        }
+        self
     }
 }
 
@@ -57,13 +66,27 @@ impl Looker {
     /// that its stamp stays the same. Stamps as young as that are not kept, and the rescan after it looks again.
     pub fn rescan(&mut self, now: &Now) -> Rescan {
         let stamps = self.stamps();
-        let before = self.memory.stamps.take();
-        let found = match before {
-            Some(before) if before.settings != stamps.settings => Rescan::Settings,
-            Some(before) if before == stamps && self.memory.is_told_by_stamps => Rescan::Still,
-            _ => Rescan::Files,
+        let found = match self.memory.stamps.take() {
+            None => Rescan::Files,
+            Some(before) => {
+                let differs = |folder: Utf8PathBuf| {
+                    let folder = folder.as_std_path();
+                    before.files.get(folder) != stamps.files.get(folder)
+                };
+                if before.settings != stamps.settings {
+                    Rescan::Settings
+                } else if differs(self.layout.control()) {
+                    Rescan::Control
+                } else if differs(self.layout.running_tasks()) {
+                    Rescan::PidFiles
+                } else if before == stamps && self.memory.is_told_by_stamps {
+                    Rescan::Still
+                } else {
+                    Rescan::Files
+                }
+            }
         };
-        self.memory.stamps = (!stamps.is_fresh(now)).then_some(stamps);
+        self.memory.stamps = Some(stamps.kept(now));
         found
     }
 

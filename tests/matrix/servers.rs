@@ -137,7 +137,8 @@ fn unreachable(url: &str, error: &str, hint: &str) {
 }
 
 const CHECK: &str = "check `url` or `command` in calypso.toml, [tinytask]; a tinytask address looks like http://127.0.0.1:3000/mcp";
-const START: &str = "start it, or use the built-in one: `calypso-watch init --builtin`";
+const START: &str =
+    "start it, or use the built-in one: in calypso.toml, `[tinytask] builtin = true`";
 
 #[test]
 fn nobody_listens() {
@@ -206,7 +207,7 @@ fn an_address_of_the_old_transport_is_refused() {
 fn no_tinytask_at_all() {
     let world = World::new();
     world.write("calypso.toml", "");
-    let none = "no tinytask is configured, and no recipe names one; `calypso-watch init --builtin` uses the built-in one";
+    let none = "no tinytask is configured, and no recipe names one; in calypso.toml, `[tinytask] builtin = true` takes the built-in one";
     world.cli(&["status"]).tells(3, none);
     world
         .cli(&["task", "list"])

@@ -403,7 +403,8 @@ impl World {
 
     fn queues_to_ask(&self, seen: &Snapshot, over: &[Run], asked: &Asked) -> BTreeSet<QueueName> {
         let used = |queue: &QueueName| {
-            let unjudged = seen.runs.iter().filter(|run| run.verdict.is_none());
+            let is_there = |run: &&Run| run.verdict.is_none() && run.meaning() != Meaning::Litter;
+            let unjudged = seen.runs.iter().filter(is_there);
             unjudged.filter(|run| run.dir.queue == *queue).count() as u32
         };
         let free = seen.recipes.iter().filter(|(queue, recipe)| {
@@ -460,10 +461,9 @@ impl World {
         });
         let parked: Vec<TaskId> = parked.collect();
         for id in parked {
-            if let Ok(detail) =
-                self.call("asking for a parked task", |db| db.detail(id.number()))?
-            {
-                seen.details.insert(id, detail);
+            match self.call("asking for a parked task", |db| db.detail(id.number()))? {
+                Ok(detail) => drop(seen.details.insert(id, detail)),
+                Err(_) => seen.cannot_read(RunSubject::Task(id), "no word of it".into()),
             }
         }
         Ok(())

@@ -165,6 +165,10 @@ fn the_newest_task_is_told_and_another_file_in_the_same_place_is_not_taken_for_i
     assert_eq!(told.hint.newest(), None);
     told.create(json!({ "assigned_to": "architect" }));
     let two = told.create(json!({}));
+    for _ in 0..3 {
+        let comment = json!({ "task_id": two, "content": "a word", "created_by": "a person" });
+        told.client.text("add_comment", comment);
+    }
     told.client
         .text("update_task", json!({ "id": two, "status": "complete" }));
     let newest = told.hint.newest().expect("there are two");
@@ -180,7 +184,17 @@ fn the_newest_task_is_told_and_another_file_in_the_same_place_is_not_taken_for_i
     let server = Server::on(&db);
     assert_eq!(told.hint.changes(), None, "another one");
     assert_eq!(told.hint.changes(), Some(vec![]));
-    drop(server);
+    // Its comments count from one again.
+    let mut client = server.client();
+    let made = json!({ "title": "a task", "created_by": "a test" });
+    let one = client.json("create_task", made)["id"]
+        .as_i64()
+        .expect("a number");
+    told.hint.changes();
+    let comment = json!({ "task_id": one, "content": "a word", "created_by": "a person" });
+    client.text("add_comment", comment);
+    let task = News::Task(one.try_into().expect("positive"));
+    assert_eq!(told.hint.changes(), Some(vec![task]));
 }
 
 #[test]
@@ -196,6 +210,23 @@ fn what_is_no_database_with_a_log_tells_nothing() {
         .execute_batch("CREATE TABLE tasks (id INTEGER PRIMARY KEY)")
         .expect("good SQL");
     assert_eq!((hint.changes(), hint.newest()), (None, None), "no log");
+    // A server that has ended leaves no log behind, and none is made beside its file.
+    let names = || {
+        std::fs::read_dir(db.parent().expect("a folder"))
+            .expect("ours")
+            .count()
+    };
+    connection
+        .execute_batch("PRAGMA journal_mode = wal")
+        .expect("good SQL");
+    drop(connection);
+    let before = names();
+    assert_eq!(
+        (hint.changes(), hint.newest()),
+        (None, None),
+        "it has ended"
+    );
+    assert_eq!(names(), before);
 }
 
 #[test]

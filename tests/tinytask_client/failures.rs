@@ -42,12 +42,7 @@ async fn a_server_that_is_down_is_unreachable_and_found_again_when_it_is_up() {
                 fake.port
             )
         );
-        assert!(
-            error
-                .hint()
-                .unwrap()
-                .contains("calypso-watch init --builtin")
-        );
+        assert!(error.hint().unwrap().contains("builtin = true"));
     }
     fake.up().await;
     eventually("reached again", async || {

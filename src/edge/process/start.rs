@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -148,13 +148,17 @@ fn is_over_within(child: &Child, limit: Duration) -> bool {
     let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
         return true;
     };
-    let limit = rustix::time::Timespec {
-        tv_sec: limit.as_secs().cast_signed(),
-        tv_nsec: 0,
-    };
-    // EINTR: no handler of ours interrupts it for long, and an early KILL only means that nothing was launched.
-    !matches!(
-        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)),
-        Ok(0)
-    )
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = rustix::time::Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            // A SIGCHLD, perhaps because the child was stopped: that is not its end.
+            Err(rustix::io::Errno::INTR) => {}
+            answer => return answer != Ok(0),
+        }
+    }
 }

@@ -204,6 +204,29 @@ fn what_is_yaml_only_once_rendered_is_rendered() {
         "Base"
     );
     assert!(all[&queue("base")].is_ok());
+    // What was wrong with it, or has changed of it, may lie in another file than its own.
+    let mut known = Known::default();
+    let day = Timestamp(crate::edge::clock::wall().0 + 86_400_000);
+    let mut child = || {
+        let listed = known.look(&recipes.path, &BTreeMap::new(), day).recipes;
+        let child = listed.into_iter().find(|(name, _)| *name == queue("child"));
+        child.expect("listed").1
+    };
+    let base = recipes.path.join("base.yaml");
+    for (text, title) in [
+        (
+            "title: Base\nprompt: {% block prompt %}{% endblock %}\n",
+            Some("Base"),
+        ),
+        ("title: [\nprompt: {% block prompt %}{% endblock %}\n", None),
+        (
+            "title: Mended\nprompt: {% block prompt %}{% endblock %}\n",
+            Some("Mended"),
+        ),
+    ] {
+        std::fs::write(&base, text).expect("ours");
+        assert_eq!(child().ok().map(|recipe| recipe.title).as_deref(), title);
+    }
     // A template that loops is not rendered: it might never end.
     let text =
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}";

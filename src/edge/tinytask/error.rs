@@ -48,7 +48,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Unreachable { .. } => {
-                "start it, or use the built-in one: `calypso-watch init --builtin`"
+                "start it, or use the built-in one: in calypso.toml, `[tinytask] builtin = true`"
             }
             Self::Timeout { .. } => {
                 "it is there but busy or stuck; restart it, or raise `timeout` in calypso.toml, [tinytask]"

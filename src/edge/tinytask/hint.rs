@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::types::ValueRef;
@@ -102,11 +103,17 @@ impl Hint {
             return Ok(Some(Vec::new()));
         }
         let queues = open.digests()?;
-        let commented = match self.queues {
-            Some(_) => open.commented_after(self.last_comment)?,
-            None => Vec::new(),
-        };
-        self.last_comment = open.last_comment()?.max(self.last_comment);
+        let mut commented = Vec::new();
+        match self.queues {
+            None => self.last_comment = open.last_comment()?,
+            // Only up to what this very reading saw: another one may be made right after it.
+            Some(_) => {
+                for (comment, task) in open.comments_after(self.last_comment)? {
+                    self.last_comment = self.last_comment.max(comment);
+                    commented.extend(TaskId::try_from(task).ok());
+                }
+            }
+        }
         open.version = Some(version);
         let before = self.queues.replace(queues);
         let (Some(before), Some(now)) = (before, &self.queues) else {
@@ -132,9 +139,15 @@ impl Hint {
 
 impl Open {
     fn new(path: &Utf8Path) -> rusqlite::Result<Self> {
+        // Without its log, opening the file would make one, which the server could perhaps not write.
+        if !Utf8PathBuf::from(format!("{path}-wal")).exists() {
+            return Err(rusqlite::Error::InvalidQuery);
+        }
         let identity = identity(path);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
+        // The daemon has better things to do than to wait here: it can ask the server.
+        connection.busy_timeout(Duration::ZERO)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         // Without a write-ahead log a reader would keep the server's writes waiting.
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
@@ -187,16 +200,12 @@ impl Open {
         Ok(queues)
     }
 
-    /// The tasks of comments above `last`.
-    fn commented_after(&self, last: i64) -> rusqlite::Result<Vec<TaskId>> {
+    /// The comments above `last`, each with its task.
+    fn comments_after(&self, last: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
         let mut statement =
-            (self.connection).prepare_cached("SELECT task_id FROM comments WHERE id > ?")?;
-        let tasks = statement.query_map([last], |row| row.get::<_, i64>(0))?;
-        let tasks: Vec<i64> = tasks.collect::<rusqlite::Result<_>>()?;
-        Ok(tasks
-            .into_iter()
-            .filter_map(|id| id.try_into().ok())
-            .collect())
+            (self.connection).prepare_cached("SELECT id, task_id FROM comments WHERE id > ?")?;
+        let comments = statement.query_map([last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        comments.collect()
     }
 
     fn last_comment(&self) -> rusqlite::Result<i64> {

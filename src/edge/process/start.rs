@@ -162,3 +162,39 @@ fn is_over_within(child: &Child, limit: Duration) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::libc;
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    use super::*;
+
+    extern "C" fn nothing(_: i32) {}
+
+    #[test]
+    fn a_signal_is_not_taken_for_the_end_of_a_child() {
+        let action = SigAction::new(
+            SigHandler::Handler(nothing),
+            SaFlags::SA_RESTART,
+            SigSet::empty(),
+        );
+        // SAFETY: the handler does nothing, and nobody else here has one for a signal that is ignored unless caught.
+        unsafe { sigaction(Signal::SIGURG, &action) }.expect("a handler");
+        let mut child = Command::new("sleep").arg("30").spawn().expect("a child");
+        // SAFETY: asks for its own number only.
+        let waiting = unsafe { libc::pthread_self() };
+        let signals = std::thread::spawn(move || {
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(10));
+                // SAFETY: the thread waits for this one's end before it ends.
+                unsafe { libc::pthread_kill(waiting, libc::SIGURG) };
+            }
+        });
+        assert!(!is_over_within(&child, Duration::from_millis(300)));
+        signals.join().expect("it only sends");
+        child.kill().expect("ours");
+        assert!(is_over_within(&child, FIRST_STAGE_TIME));
+        child.wait().expect("ours");
+    }
+}

@@ -92,7 +92,7 @@ pub enum Error {
     Config(#[from] config::Error),
     #[error(transparent)]
     Look(#[from] look::Error),
-    #[error("cannot set up signals")]
+    #[error("cannot set up signals and timers")]
     Signals(#[source] std::io::Error),
 }
 
@@ -255,7 +255,7 @@ impl Daemon {
         self.journal.started(&self.since);
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
 
-        let mut timers = Timers::new(self.looker.config.rescan);
+        let mut timers = Timers::new(self.looker.config.rescan).map_err(Error::Signals)?;
         let mut rounds = 0;
         let mut has_looked = false;
         loop {
@@ -335,7 +335,11 @@ impl Daemon {
             if was_large {
                 machine::give_back_memory();
             }
-            tokio::time::sleep(timers.rest_after(began.elapsed())).await;
+            let rest = timers.rest_after(began.elapsed());
+            // No rest is none: tokio's shortest takes up to a millisecond.
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+            }
             if let Some(reason) = self.wait(&mut signals, &mut watch, &mut timers).await {
                 return Ok(self.leave(reason));
             }

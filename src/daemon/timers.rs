@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::core::Tinytask;
 use crate::core::model::{Millis, Timestamp};
+use crate::edge::alarm::Alarm;
 use crate::edge::clock;
 use crate::look::Scope;
 
@@ -42,6 +43,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 
 /// The timers of one daemon.
 pub(super) struct Timers {
+    alarm: Alarm,
     rescan: Instant,
     tinytask: Instant,
     prune: Instant,
@@ -55,9 +57,12 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new(rescan: Millis) -> Self {
+    /// # Errors
+    /// Where no descriptor is to be had.
+    pub(super) fn new(rescan: Millis) -> std::io::Result<Self> {
         let now = Instant::now();
-        Self {
+        Ok(Self {
+            alarm: Alarm::new()?,
             rescan: now + Duration::from_millis(rescan.0.max(1000)),
             tinytask: now,
             prune: now,
@@ -67,7 +72,7 @@ impl Timers {
             silences: 0,
             debt: Duration::ZERO,
             last_look: now,
-        }
+        })
     }
 
     /// A look was taken: the slow one at everything counts from here. The rescan does not: looks that come without end would put it
@@ -174,9 +179,16 @@ impl Timers {
             .chain(self.retry)
             .chain(decided)
             .min();
-        match first {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
+        let Some(at) = first else {
+            return std::future::pending().await;
+        };
+        if self
+            .alarm
+            .after(at.saturating_duration_since(now))
+            .await
+            .is_err()
+        {
+            tokio::time::sleep_until(at).await;
         }
     }
 
@@ -204,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_database_that_cannot_be_read_leads_to_a_few_looks_and_not_to_one_after_another() {
-        let mut timers = Timers::new(Millis::secs(60));
+        let mut timers = Timers::new(Millis::secs(60)).expect("a descriptor");
         timers.looked(&Scope::Everything, true);
         timers.database(true);
         let mut looks = 0;

@@ -3,6 +3,7 @@
 //!
 //! | file | hides |
 //! |---|---|
+//! | [`alarm`] | one timer of the kernel's |
 //! | [`ask`] | asking another program, for a bounded time |
 //! | [`clock`] | the three clocks, and how times are read and written |
 //! | [`config`] | defaults ← calypso.toml ← environment ← flags, and where each value came from |
@@ -19,6 +20,7 @@
 //! | [`tinytask`] | MCP; rmcp stays inside |
 //! | [`watch`] | inotify; notify and the debouncer stay inside |
 
+pub mod alarm;
 pub mod ask;
 pub mod clock;
 pub mod config;

@@ -37,7 +37,7 @@ fn everything_stands_still_for_a_while_and_goes_on_as_if_nothing_had_been() {
         .queue("next", "claim; finish")
         .start();
     let id = world.task("work", "suspended");
-    world.processes(id);
+    world.eventually("it works", |w| w.count("at-one work") == 1);
     let waits = world.task("work", "waits for the slot");
     suspend(&world, Duration::from_secs(5));
     assert!(world.daemon_lives());
@@ -64,7 +64,8 @@ fn a_time_limit_that_passed_while_everything_stood_still_is_over() {
         .set("max_attempts", "1")
         .start();
     let id = world.task("work", "suspended for too long");
-    world.processes(id);
+    // Not in the middle of its claim, which a tinytask that stands still would refuse it.
+    world.eventually("it works", |w| w.count("at-one work") == 1);
     suspend(&world, Duration::from_secs(21));
     world.at_length("it is over", |w| w.outcomes(id) == [Outcome::TimedOut]);
     assert_eq!(world.count("start work"), 1);

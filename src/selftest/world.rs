@@ -174,8 +174,14 @@ impl<'a> World<'a> {
                 .map_err(Error::new(format!("make `{folder}`")))?;
         }
         let server = free_address(dice).map_err(Error::new("find a free port"))?;
+        // The agents are this program too, but the shim that starts them is another one: its own file would not do.
+        let program = if *exe == process::SELF_EXE {
+            format!("/proc/{}/exe", std::process::id())
+        } else {
+            exe.to_string()
+        };
         let command = json!([
-            process::SELF_EXE,
+            program,
             WORD,
             "agent",
             "{base_path}",

@@ -209,9 +209,15 @@ impl Deciding<'_> {
         else {
             return self.hold(Subject::Run(run.dir.id), waits);
         };
-        let has_company = self
-            .live()
-            .any(|(other, _)| other.dir.queue == run.dir.queue && other.dir.id != run.dir.id);
+        // Of several that are judged at once the last answers for what none of them was named after: somebody has to.
+        let is_judged = |other: &Run| {
+            (self.out.actions.iter()).any(
+                |action| matches!(action, Action::RecordVerdict { run, .. } if *run == other.dir),
+            )
+        };
+        let has_company = self.live().any(|(other, _)| {
+            other.dir.queue == run.dir.queue && other.dir.id != run.dir.id && !is_judged(other)
+        });
         let count = |key: TaskKey| {
             let task = self.seen.tasks.get(&key.id);
             let standing = self.standing(key, &run.dir.queue, task, None);

@@ -17,8 +17,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 
-use camino::Utf8Path;
-
 use crate::core::Snapshot;
 use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
@@ -118,8 +116,9 @@ impl Looker {
         // Without a whole look after them, stamps tell nothing.
         let stamps = self.memory.stamps.take();
         self.processes(&mut seen, now)?;
-        self.files(&mut seen, now)?;
+        self.files(&mut seen, now);
         self.ask(&mut seen, scope, now).await;
+        self.controls(&mut seen, now)?;
         self.folders(&mut seen);
         self.histories(&mut seen)?;
         self.watch_parked(&mut seen).await;
@@ -133,15 +132,9 @@ impl Looker {
 
     // ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn files(&mut self, seen: &mut Snapshot, now: &Now) -> Result<(), Error> {
+    fn files(&mut self, seen: &mut Snapshot, now: &Now) {
         let layout = &self.layout;
-        let io = |path: &Utf8Path| {
-            let path = path.to_string();
-            move |source| Error::Io { path, source }
-        };
         let memory = &mut self.memory;
-        seen.controls =
-            control::look(layout, &mut memory.controls, now.wall).map_err(io(&layout.control()))?;
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
         let (folder, names) = (layout.inbound(), &mut memory.inbound);
         match inbound::look(&folder, names, settle, ignore, now.wall, &memory.closed) {
@@ -177,6 +170,18 @@ impl Looker {
                 seen.no_program.insert(queue.clone(), why.clone());
             }
         }
+    }
+
+    /// What people said in control/.
+    ///
+    /// Interleaving survived: a look begins, a person pauses a queue, then puts a task into it, then tinytask is asked. Read after its
+    /// answer, the pause is there for whatever the answer shows.
+    fn controls(&mut self, seen: &mut Snapshot, now: &Now) -> Result<(), Error> {
+        let found = control::look(&self.layout, &mut self.memory.controls, now.wall);
+        seen.controls = found.map_err(|source| Error::Io {
+            path: self.layout.control().to_string(),
+            source,
+        })?;
         Ok(())
     }
 

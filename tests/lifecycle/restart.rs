@@ -1,7 +1,5 @@
 //! Daemons come and go; agents go on, and nothing is forgotten.
 
-use std::path::Path;
-
 use calypso_watch::core::model::Outcome;
 use calypso_watch::core::record::Verdict;
 use nix::sys::signal::Signal;
@@ -137,24 +135,22 @@ fn a_shim_of_another_version_is_not_started() {
     std::fs::create_dir(&bin).expect("a folder");
     let (program, small) = (bin.join("calypso-watch"), bin.join("calypso-watch-shim"));
     std::fs::copy(EXE, &program).expect("a copy");
-    let none = |_: &Path| {};
-    let other = |path: &Path| {
-        std::fs::copy("/bin/false", path).expect("a copy");
-    };
-    let same = |path: &Path| {
-        std::fs::remove_file(path).expect("the other");
-        std::fs::copy(env!("CARGO_BIN_EXE_calypso-watch-shim"), path).expect("a copy");
-    };
-    let cases: [(&dyn Fn(&Path), &Path); 3] =
-        [(&none, &program), (&other, &program), (&same, &small)];
-    for (place, expected) in cases {
-        place(&small);
+    let same = env!("CARGO_BIN_EXE_calypso-watch-shim");
+    for (what, expected) in [
+        (None, &program),
+        (Some("/bin/false"), &program),
+        (Some(same), &small),
+    ] {
+        std::fs::remove_file(&small).ok();
+        if let Some(what) = what {
+            std::fs::copy(what, &small).expect("a copy");
+        }
         world.launch(program.to_str().expect("a UTF-8 name"));
         let task = world.task("coder", "by its shim");
         world.eventually("it works", |w| w.count(&format!("at-go-{task} coder")) == 1);
         let (shim, _) = world.processes(task);
         let runs = std::fs::read_link(format!("/proc/{shim}/exe")).expect("it lives");
-        assert_eq!(runs, expected);
+        assert_eq!(&runs, expected);
         world.open(&format!("go-{task}"));
         world.eventually("complete", |w| w.is_complete(task));
         world.is_clean();

@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{SELF_EXE, TOKEN_VARIABLE};
 use crate::core::layout::{Layout, RunDir};
+use crate::edge::clock;
 
 /// The hidden word that makes this program a shim.
 pub const SHIM_WORD: &str = "__shim";
@@ -148,9 +149,9 @@ fn is_over_within(child: &Child, limit: Duration) -> bool {
     let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
         return true;
     };
-    let end = Instant::now() + limit;
+    let end = clock::monotonic() + limit;
     loop {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = end.saturating_sub(clock::monotonic());
         let left = rustix::time::Timespec {
             tv_sec: left.as_secs().cast_signed(),
             tv_nsec: left.subsec_nanos().into(),

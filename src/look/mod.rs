@@ -117,6 +117,8 @@ impl Looker {
         let stamps = self.memory.stamps.take();
         self.processes(&mut seen, now)?;
         self.files(&mut seen, now);
+        // For whether the answer is believed; and again for what it shows.
+        self.controls(&mut seen, now)?;
         self.ask(&mut seen, scope, now).await;
         self.controls(&mut seen, now)?;
         self.folders(&mut seen);

@@ -17,10 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 
-use crate::core::Snapshot;
 use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
 use crate::core::model::{Now, ProcessId, RunSubject, TaskId, Timestamp};
+use crate::core::{Controls, Snapshot};
 use crate::edge::{config::Config, control, files, goose, inbound, process, runs, tinytask};
 
 mod asking;
@@ -117,10 +117,9 @@ impl Looker {
         let stamps = self.memory.stamps.take();
         self.processes(&mut seen, now)?;
         self.files(&mut seen, now);
-        // For whether the answer is believed; and again for what it shows.
-        self.controls(&mut seen, now)?;
+        seen.controls = self.controls(now)?;
         self.ask(&mut seen, scope, now).await;
-        self.controls(&mut seen, now)?;
+        self.pauses(&mut seen, now)?;
         self.folders(&mut seen);
         self.histories(&mut seen)?;
         self.watch_parked(&mut seen).await;
@@ -175,15 +174,24 @@ impl Looker {
     }
 
     /// What people said in control/.
+    fn controls(&mut self, now: &Now) -> Result<Controls, Error> {
+        let found = control::look(&self.layout, &mut self.memory.controls, now.wall);
+        found.map_err(|source| Error::Io {
+            path: self.layout.control().to_string(),
+            source,
+        })
+    }
+
+    /// What was paused or held while tinytask was asked; what was so before stays so for this look.
     ///
     /// Interleaving survived: a look begins, a person pauses a queue, then puts a task into it, then tinytask is asked. Read after its
     /// answer, the pause is there for whatever the answer shows.
-    fn controls(&mut self, seen: &mut Snapshot, now: &Now) -> Result<(), Error> {
-        let found = control::look(&self.layout, &mut self.memory.controls, now.wall);
-        seen.controls = found.map_err(|source| Error::Io {
-            path: self.layout.control().to_string(),
-            source,
-        })?;
+    fn pauses(&mut self, seen: &mut Snapshot, now: &Now) -> Result<(), Error> {
+        let later = self.controls(now)?;
+        let controls = &mut seen.controls;
+        controls.pause_all |= later.pause_all;
+        controls.paused.extend(later.paused);
+        controls.held.extend(later.held);
         Ok(())
     }
 

@@ -63,7 +63,7 @@ row_build() {
     if [[ " $* " != *" --quick "* ]]; then
         cargo fetch --locked >&2
         local begun=$EPOCHREALTIME
-        CARGO_TARGET_DIR=$scratch/cold cargo build --release --locked --bin calypso-watch >&2
+        CARGO_TARGET_DIR=$scratch/cold cargo build --release --locked --bins >&2
         seconds=$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f", b - a }')
         rm -rf "$scratch/cold"
     fi
@@ -128,7 +128,7 @@ done
 
 bin=${CALYPSO_WATCH_BIN:-}
 if [[ -z $bin ]]; then
-    cargo build --release --locked --bin calypso-watch >&2
+    cargo build --release --locked --bins >&2
     bin=${CARGO_TARGET_DIR:-target}/release/calypso-watch
 fi
 

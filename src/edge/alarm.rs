@@ -1,7 +1,6 @@
 //! One timer of the kernel's, for a loop that waits for the next of many times.
 //!
-//! tokio's timers come up to a millisecond late, which is long between a commit and the agent it is for, and wake an idle program
-//! whenever their wheel turns on, which is often in a year.
+//! tokio's timers count whole milliseconds and round up, which is long between a commit and the agent it is for.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -32,7 +32,7 @@ pub struct ShimProgram {
 }
 
 impl ShimProgram {
-    /// `calypso-watch-shim`, where it stands beside this program and is of the same version: it is small, and so begins in half the time.
+    /// `calypso-watch-shim`, where it stands beside this program and is of the same version: its exec costs half the CPU.
     /// Else this program, which is a shim where it is told so.
     pub fn find() -> Self {
         Self::beside().unwrap_or_else(|why| {

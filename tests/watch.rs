@@ -82,7 +82,7 @@ impl World {
             &self.layout.inbound(),
             &mut Names::default(),
             Millis::secs(3600),
-            &globset::GlobSet::empty(),
+            &[],
             clock::wall(),
             &self.watch.closed_inbound(),
         )
@@ -183,12 +183,11 @@ async fn a_writer_that_pauses_before_its_first_byte_is_waited_for() {
     let later = Timestamp(clock::wall().0 + 5_000);
     let look = |known: &inbound::Closed| {
         let dir = world.layout.inbound();
-        let none = globset::GlobSet::empty();
         inbound::look(
             &dir,
             &mut Names::default(),
             Millis::secs(1),
-            &none,
+            &[],
             later,
             known,
         )

@@ -1,7 +1,9 @@
 //! `run`: the daemon in the foreground, or one look for cron.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{flags, load, runtime, say};
 use crate::cli::Run;
@@ -83,17 +85,23 @@ pub(super) fn own_program() -> Result<Utf8PathBuf, Failure> {
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
     let known = ["error", "warn", "info", "debug", "trace"];
-    if !known.contains(&level) {
-        let failure = Failure::new(Exit::Usage, format!("`--log {level}` is no level"));
-        return Err(failure.hint(format!("one of {}", known.join(", "))));
-    }
-    let filter = EnvFilter::new(format!("warn,rmcp=off,calypso_watch={level}"));
+    let level: LevelFilter = match level.parse() {
+        Ok(parsed) if known.contains(&level) => parsed,
+        _ => {
+            let failure = Failure::new(Exit::Usage, format!("`--log {level}` is no level"));
+            return Err(failure.hint(format!("one of {}", known.join(", "))));
+        }
+    };
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("rmcp", LevelFilter::OFF)
+        .with_target("calypso_watch", level);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .with_target(false);
+    let log = tracing_subscriber::registry().with(filter).with(lines);
     log.try_init()
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use globset::GlobSet;
+use glob::Pattern;
 
 use crate::core::Policy;
 use crate::core::layout::Layout;
@@ -73,7 +73,7 @@ pub struct InboundConfig {
     /// The queue whose recipe handles requests.
     pub queue: QueueName,
     /// Names that are no requests, besides the built-in ones.
-    pub ignore: GlobSet,
+    pub ignore: Vec<Pattern>,
 }
 
 /// `[queues.X]`

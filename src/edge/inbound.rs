@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use camino::Utf8Path;
-use globset::GlobSet;
+use glob::Pattern;
 
 use crate::core::model::{FileKey, Millis, Timestamp};
 use crate::core::{InboundEntry, InboundState};
@@ -42,7 +42,7 @@ pub fn look(
     dir: &Utf8Path,
     names: &mut Names,
     settle: Millis,
-    ignore: &GlobSet,
+    ignore: &[Pattern],
     now: Timestamp,
     known: &Closed,
 ) -> io::Result<Vec<InboundEntry>> {
@@ -77,13 +77,13 @@ pub fn look(
 }
 
 /// Names that are never requests: hidden ones and those of half-written files, and what the settings say.
-pub fn is_ignored(name: &OsStr, ignore: &GlobSet) -> bool {
+pub fn is_ignored(name: &OsStr, ignore: &[Pattern]) -> bool {
     let bytes = name.as_bytes();
     bytes.starts_with(b".")
         || [&b".tmp"[..], b".part", b"~", b".swp"]
             .iter()
             .any(|end| bytes.ends_with(end))
-        || ignore.is_match(name)
+        || (ignore.iter()).any(|pattern| pattern.matches(&name.to_string_lossy()))
 }
 
 /// A name as it stands in records and on screens: unique and printable. A backslash is doubled, so that an escaped byte and a

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use camino::Utf8Path;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use glob::Pattern;
 use toml::Spanned;
 
 use super::file::{Read, Scalar};
@@ -119,23 +119,15 @@ pub(super) fn build(
     })
 }
 
-fn ignore(file: &Read) -> Result<GlobSet, Error> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in file.toml.inbound.iter().flat_map(|i| &i.ignore) {
-        let glob = Glob::new(pattern.get_ref()).map_err(|error| {
-            file.problem(
-                "inbound.ignore",
-                pattern,
-                format!("has a bad pattern: {error}"),
-            )
-        })?;
-        set.add(glob);
-    }
-    set.build().map_err(|error| Error::Value {
-        key: "inbound.ignore".into(),
-        problem: format!("cannot be used: {error}"),
-        origin: Origin::File { line: 0 },
-    })
+fn ignore(file: &Read) -> Result<Vec<Pattern>, Error> {
+    let patterns = file.toml.inbound.iter().flat_map(|i| &i.ignore);
+    let read = |pattern: &Spanned<String>| {
+        Pattern::new(pattern.get_ref()).map_err(|error| {
+            let problem = format!("has a bad pattern `{}`: {}", pattern.get_ref(), error.msg);
+            file.problem("inbound.ignore", pattern, problem)
+        })
+    };
+    patterns.map(read).collect()
 }
 
 fn queues(base: &Utf8Path, file: &Read) -> Result<BTreeMap<QueueName, QueueConfig>, Error> {

@@ -89,21 +89,36 @@ impl Trust {
             let of = out.len();
             return Doubt::Sure(Tinytask::Suspicious { vanished, of });
         }
-        let gone = self.gone(seen);
-        let is_doubtful = if is_whole {
-            gone.len() * 4 > self.open.len() * 3
-        } else {
-            let is_its = |key: &TaskKey| is_gone(seen.details.get(&key.id), *key);
-            self.is_suspicious || self.open.iter().any(is_its)
-        };
-        if is_doubtful && gone.len() >= SUSPICIOUS_FROM {
-            return Doubt::Ask(gone.into_iter().take(MOST_ASKED).collect());
+        // A look at a queue or two, which comes with each start, goes through what it saw and not through all that is known.
+        if is_whole || self.is_suspicious || self.knows_of_a_gone_one(seen) {
+            let gone = self.gone(seen);
+            let is_doubtful = !is_whole || gone.len() * 4 > self.open.len() * 3;
+            if is_doubtful && gone.len() >= SUSPICIOUS_FROM {
+                return Doubt::Ask(gone.into_iter().take(MOST_ASKED).collect());
+            }
         }
         self.believe(seen);
         Doubt::Nothing
     }
 
-    /// What became of the tasks that were to be asked for: each with its answer, where one came.
+    /// Is one of the tasks that were asked for by number known to be open, and gone?
+    fn knows_of_a_gone_one(&self, seen: &Snapshot) -> bool {
+        seen.details.iter().any(|(id, detail)| {
+            let created_at = i64::MIN;
+            let mut known = self.open.range(
+                TaskKey {
+                    id: *id,
+                    created_at,
+                }..,
+            );
+            known
+                .next()
+                .is_some_and(|key| key.id == *id && is_gone(Some(detail), *key))
+        })
+    }
+
+    /// What became of the tasks that were to be asked for: each with its answer, where one came. What was not answered lifts no
+    /// suspicion: the server may be about to be exchanged for the right one.
     pub fn answered(
         &mut self,
         seen: &Snapshot,
@@ -111,11 +126,15 @@ impl Trust {
     ) -> Option<Tinytask> {
         let is_gone = |(key, answer): &&(TaskKey, Option<Detail>)| is_gone(answer.as_ref(), *key);
         let are_gone = answers.iter().filter(is_gone).count();
+        let of = answers
+            .iter()
+            .filter(|(_, answer)| answer.is_some())
+            .count();
         // What a look at some queues does not show may lie in the others: one task that is still there lifts no suspicion.
         self.is_suspicious = if seen.coverage == Coverage::Everything {
-            are_gone == answers.len()
+            are_gone == of
         } else {
-            are_gone * 4 > answers.len() * 3
+            of == 0 || are_gone * 4 > of * 3
         };
         if self.is_suspicious {
             let (vanished, of) = (self.gone(seen).len(), self.open.len());
@@ -225,10 +244,10 @@ mod tests {
         let suspicious = Some(Tinytask::Suspicious { vanished, of });
         assert_eq!(trust.answered(&seen, &gone), suspicious);
         assert_eq!(trust.known().open.len(), 5, "what was known is kept");
-        // An answer that does not come says nothing.
+        // The server ended in between.
         let silent: Vec<_> = asked.iter().map(|key| (*key, None)).collect();
-        assert_eq!(trust.answered(&seen, &silent), None);
-        assert_eq!(trust.known().open, [key(5)]);
+        assert_eq!(trust.answered(&seen, &silent), suspicious);
+        assert_eq!(trust.known().open.len(), 5);
     }
 
     #[test]

@@ -44,8 +44,9 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
             // O_NOFOLLOW does not see hard links: what is written here would be written under the other name too.
             std::fs::remove_file(&temporary)?;
             file = open(true)?;
-        } else if meta.is_file() {
-            // A killed writer with this pid may have left it.
+        } else if meta.is_file() && meta.len() > 0 {
+            // A killed writer with this pid left it. Not where it is empty: ext4 writes a file that was truncated to the disk when it
+            // is closed (auto_da_alloc, ext4(5)).
             file.set_len(0)?;
         }
         kill_point::reach_writing(path, "opened");

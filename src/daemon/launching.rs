@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Daemon;
 use super::perform::Error;
 use crate::core::attention::News;
-use crate::core::model::{Detail, FoundDetail, Moment, Now, RunSubject, Task, TaskId, TaskKey};
+use crate::core::model::{Detail, FoundDetail, Moment, Now, RunSubject, Task, TaskId};
 use crate::core::record::{Baseline, BaselineTask, FORMAT, Limits, Spec, SpecTimes};
 use crate::core::{Launch, Snapshot};
 use crate::edge::config::Leftovers;
 use crate::edge::{clock, goose, inbound, kill_point, process, runs, tinytask};
-use crate::look::{chain, is_still_runnable};
+use crate::look::{chain, is_still_runnable, vouch};
 
 /// What tinytask said of the tasks that are to be started, right before.
 pub(super) struct Again {
@@ -23,19 +23,6 @@ struct Command {
     argv: Vec<String>,
     /// Added to the daemon's own environment.
     env: Vec<(String, String)>,
-}
-
-/// What came of an attempt to start a run.
-pub(super) enum Launched {
-    /// The task is not what it was decided on any more.
-    Refused,
-    Begun(Box<Begun>),
-}
-
-/// A run that is on disk, and whose shim was started. Waited for only when all the others are as far, as they start meanwhile.
-pub(super) struct Begun {
-    first_stage: process::FirstStage,
-    spec: Spec,
 }
 
 impl Daemon {
@@ -62,6 +49,8 @@ impl Daemon {
     ///
     /// Looks between two whole ones see a queue or two, and could start another server's tasks before they know it by that. So one task
     /// that the last whole look saw is asked for, too: where it is gone, everything is looked at once more before anything is started.
+    ///
+    /// Requests are files: of tinytask they need no more than what the look itself asked, where it did.
     pub(super) async fn read_again(
         &mut self,
         launches: &[&Launch],
@@ -72,47 +61,44 @@ impl Daemon {
         let decided: Moment = (&clock::now()).into();
         let tasks: BTreeSet<TaskId> = launches.iter().filter_map(|l| l.subject.task()).collect();
         let has_requests = launches.iter().any(|l| l.subject == RunSubject::Inbound);
-        let witness = self.looker.memory.trust.witness(&tasks);
-        let newest = match &mut self.looker.hint {
-            Some(hint) if has_requests => hint.newest(),
-            _ => None,
+        let asked = self.looker.memory.vouched.take();
+        let asked = asked.filter(|_| tasks.is_empty());
+        let (vouched, details) = match asked {
+            Some(vouched) => (vouched, Vec::new()),
+            None => {
+                let witness = self.looker.memory.trust.witness(&tasks);
+                let newest = match &mut self.looker.hint {
+                    Some(hint) if has_requests => hint.newest().flatten(),
+                    _ => None,
+                };
+                let vouching = vouch(tinytask, witness, has_requests, newest);
+                let (vouched, details) = tokio::join!(vouching, tinytask.details(&tasks));
+                (vouched?, details)
+            }
         };
-        let (witness_is, newest_is, details) = tokio::join!(
-            is_there(tinytask, witness),
-            is_there(tinytask, newest),
-            tinytask.details(&tasks)
-        );
-        if witness.is_some() && !witness_is? {
+        if !vouched.is_known {
             self.wants_everything = true;
             return Ok(None);
         }
-        match newest {
-            Some(newest) if has_requests && newest_is? => {
-                self.looker.memory.highest_task = newest.id.number();
-            }
-            _ if has_requests => {
-                let all = tinytask.all_tasks().await?;
-                let highest = all.iter().map(|task| task.id.number()).max();
-                self.looker.memory.highest_task = highest.unwrap_or(0);
-            }
-            _ => {}
+        if let Some(highest) = vouched.highest_task {
+            self.looker.memory.highest_task = highest;
         }
         let details = details.into_iter().collect();
         Ok(Some(Again { decided, details }))
     }
 
-    /// D1 to D3, up to a shim that is about to fork.
+    /// D1 to D3. True: a record was made, or there is news.
     pub(super) fn launch(
         &mut self,
         launch: &Launch,
         seen: &Snapshot,
         looked: &Now,
         again: &mut Again,
-    ) -> Result<Launched, Error> {
+    ) -> Result<bool, Error> {
         let detail = match launch.subject {
             RunSubject::Task(id) => {
                 let Some(detail) = again.details.remove(&id) else {
-                    return Ok(Launched::Refused);
+                    return Ok(true);
                 };
                 let detail = detail?;
                 let key = seen.tasks.get(&id).map(Task::key);
@@ -121,7 +107,7 @@ impl Daemon {
                     self.attention.hear(News::Queue(launch.queue.clone()));
                     // The place that it would have taken is free for those that were held for it.
                     self.attention.hear(News::Runs);
-                    return Ok(Launched::Refused);
+                    return Ok(true);
                 }
                 Some(detail)
             }
@@ -151,23 +137,15 @@ impl Daemon {
         }
         kill_point::reach("D3:before");
         // D3
-        let started = process::start_shim(&self.options.shim, &layout, &dir, lock, env);
+        let started = process::start_shim(&mut self.options.shim, &layout, &dir, lock, env);
         if started.is_err() {
             // Nothing is to be told of a run that never was: it would count among those that failed through no fault of the
             // task's, of which an hour has only a few.
             runs::withdraw(&layout, &dir)?;
         }
-        Ok(Launched::Begun(Box::new(Begun {
-            first_stage: started?,
-            spec,
-        })))
-    }
-
-    /// The end of D3. Always true: a record was made.
-    pub(super) fn begun(&mut self, begun: Begun) -> Result<bool, Error> {
-        begun.first_stage.over()?;
+        self.shims.insert(dir.id, started.map_err(no_shim)?);
         kill_point::reach("D3:started");
-        self.journal.launched(&begun.spec);
+        self.journal.launched(&spec);
         kill_point::reach("D3:told");
         Ok(true)
     }
@@ -274,14 +252,11 @@ impl Daemon {
     }
 }
 
-/// Is this task still there? A number alone does not tell.
-async fn is_there(
-    tinytask: &tinytask::Tinytask,
-    key: Option<TaskKey>,
-) -> Result<bool, tinytask::Error> {
-    let Some(key) = key else { return Ok(false) };
-    let found = tinytask.task(key.id).await?;
-    Ok(found.is_some_and(|task| task.key() == key))
+fn no_shim(source: std::io::Error) -> Error {
+    Error::Io {
+        what: "cannot start the shim",
+        source,
+    }
 }
 
 /// 128 random bits as 32 hex digits.

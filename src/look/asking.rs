@@ -68,8 +68,18 @@ impl Looker {
                 if queues.is_empty() {
                     return Ok(None);
                 }
-                let answers =
-                    join_all(queues.iter().map(|queue| tinytask.queue(queue.as_str()))).await;
+                let for_requests =
+                    has_requests(seen) && queues.contains(&self.config.policy.inbound_queue);
+                // Where the database says which task is the newest, asking costs no list of all tasks.
+                let newest = match &mut self.hint {
+                    Some(hint) if for_requests => hint.newest(),
+                    _ => None,
+                };
+                let witness = self.memory.trust.witness(&BTreeSet::new());
+                let vouching = async { vouch(tinytask, witness, true, newest?).await.ok() };
+                let answers = join_all(queues.iter().map(|queue| tinytask.queue(queue.as_str())));
+                let (answers, vouched) = tokio::join!(answers, vouching);
+                self.memory.vouched = vouched;
                 seen.coverage = Coverage::Queues(queues);
                 let mut tasks = Vec::new();
                 for answer in answers {
@@ -166,8 +176,7 @@ impl Looker {
                 .and_then(|recipe| recipe.as_ref().ok());
             used.get(queue).copied().unwrap_or(0) < policy.slots(queue, recipe)
         });
-        let has_requests =
-            (seen.inbound.iter()).any(|entry| matches!(entry.state, InboundState::Settled { .. }));
+        let has_requests = has_requests(seen);
         let is_asked = |queue: &QueueName| match asked {
             Asked::All => true,
             Asked::Only(queues) => {
@@ -299,6 +308,59 @@ impl Looker {
             });
         }
     }
+}
+
+/// What is asked of tinytask besides the tasks that are to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vouched {
+    /// It is the tinytask of the last whole look, as far as one of its tasks can tell.
+    pub is_known: bool,
+    /// The highest number that a task has, 0 where there is none; asked for requests only.
+    pub highest_task: Option<i64>,
+}
+
+/// Asks for one task that the last whole look saw, and, for requests, for the highest number. `newest` is the task that has it by
+/// tinytask's database, where that tells: it saves a list of all tasks.
+///
+/// # Errors
+/// As a call.
+pub async fn vouch(
+    tinytask: &tinytask::Tinytask,
+    witness: Option<TaskKey>,
+    for_requests: bool,
+    newest: Option<TaskKey>,
+) -> Result<Vouched, tinytask::Error> {
+    let other = witness.filter(|witness| newest != Some(*witness));
+    let (newest_is, other_is) =
+        tokio::try_join!(is_there(tinytask, newest), is_there(tinytask, other))?;
+    let highest_task = match newest {
+        _ if !for_requests => None,
+        Some(newest) if newest_is => Some(newest.id.number()),
+        _ => {
+            let all = tinytask.all_tasks().await?;
+            let highest = all.iter().map(|task| task.id.number()).max();
+            Some(highest.unwrap_or(0))
+        }
+    };
+    Ok(Vouched {
+        is_known: witness.is_none() || if other.is_some() { other_is } else { newest_is },
+        highest_task,
+    })
+}
+
+/// Is this task still there? A number alone does not tell.
+async fn is_there(
+    tinytask: &tinytask::Tinytask,
+    key: Option<TaskKey>,
+) -> Result<bool, tinytask::Error> {
+    let Some(key) = key else { return Ok(false) };
+    let found = tinytask.task(key.id).await?;
+    Ok(found.is_some_and(|task| task.key() == key))
+}
+
+fn has_requests(seen: &Snapshot) -> bool {
+    let mut entries = seen.inbound.iter();
+    entries.any(|entry| matches!(entry.state, InboundState::Settled { .. }))
 }
 
 /// Is the task still what its launch was decided on?

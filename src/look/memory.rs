@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::asking::Vouched;
 use super::still::Stamps;
 use super::{Error, Looker, chain};
 use crate::core::layout::Layout;
@@ -29,6 +30,8 @@ pub struct Memory {
     pub last_unreachable: Option<Moment>,
     /// Whether the server that answers is the known one.
     pub trust: Trust,
+    /// What the last look asked for the requests it saw complete.
+    pub vouched: Option<Vouched>,
     /// The runs this daemon is stopping or sweeping.
     pub in_hand: BTreeSet<RunId>,
     /// How often this daemon has swept each run.

@@ -29,7 +29,7 @@ mod processes;
 mod server;
 mod still;
 
-pub use asking::is_still_runnable;
+pub use asking::{is_still_runnable, vouch};
 pub use memory::Memory;
 pub use server::{Server, which_server};
 pub use still::Rescan;
@@ -115,6 +115,7 @@ impl Looker {
         let mut seen = Snapshot::default();
         // Without a whole look after them, stamps tell nothing.
         let stamps = self.memory.stamps.take();
+        self.memory.vouched = None;
         self.processes(&mut seen, now)?;
         self.files(&mut seen, now);
         seen.controls = self.controls(now)?;

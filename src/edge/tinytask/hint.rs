@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use siphasher::sip::SipHasher13;
 
 use super::wire;
@@ -65,16 +65,19 @@ impl Hint {
         found.ok().flatten()
     }
 
-    /// The task with the highest number; `None`: it cannot be told, or there is none.
-    pub fn newest(&mut self) -> Option<TaskKey> {
+    /// The task with the highest number; `Some(None)`: there is none; `None`: it cannot be told.
+    pub fn newest(&mut self) -> Option<Option<TaskKey>> {
         let sql = "SELECT id, created_at FROM tasks ORDER BY id DESC LIMIT 1";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?));
         let open = self.opened().ok()?;
-        let (id, created_at) = open.connection.query_row(sql, [], read).ok()?;
-        Some(TaskKey {
+        let found = open.connection.query_row(sql, [], read).optional().ok()?;
+        let Some((id, created_at)) = found else {
+            return Some(None);
+        };
+        Some(Some(TaskKey {
             id: id.try_into().ok()?,
             created_at: wire::parse_time(&created_at)?.0 / 1000,
-        })
+        }))
     }
 
     /// Nothing was written for a while: the file is let go, as a server that ends wants to tidy it up. What was read is kept.

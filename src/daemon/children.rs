@@ -12,7 +12,7 @@ use crate::core::verdict::Meaning;
 use crate::core::{Decision, Snapshot};
 use crate::edge::{clock, process};
 
-/// A shim that was just started says who it is within this, or refuses its spec; and is looked at this often until then.
+/// A shim that was just started says who it is within this, or refuses its spec, or is ended; and is looked at this often until then.
 const SHIM_SAYS: Millis = Millis::secs(15);
 const SHIM_LOOK: Duration = Duration::from_millis(100);
 
@@ -29,7 +29,15 @@ impl Daemon {
                     // Not even begun to say who it is: nothing but another look tells whether it does, or ends without a word.
                     let spec = run.spec.as_ref().filter(|_| run.observed.shim)?;
                     let is_new = spec.times.written.age(&now) < SHIM_SAYS;
-                    return is_new.then_some((run.dir.id, None));
+                    let mut is_watched = is_new;
+                    if !is_new && let Some(shim) = self.shims.get_mut(&run.dir.id) {
+                        // It stands still before its first record, and would refuse its spec if it went on. Not collected yet, so its
+                        // number is its own.
+                        warn!(run = %run.dir.id, "its shim does not say that it starts; it is ended");
+                        shim.kill().ok();
+                        is_watched = true;
+                    }
+                    return is_watched.then_some((run.dir.id, None));
                 };
                 let agent = run
                     .observed

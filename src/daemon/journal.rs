@@ -301,14 +301,15 @@ impl Journal {
             }
         }
         self.write_all(&events);
-        // What a narrower look did not ask about is still as it was said.
-        for (subject, before) in std::mem::take(&mut self.holds) {
-            let is_unasked = matches!(&subject, Subject::Task(id) if !seen.tasks.contains_key(id));
-            if is_unasked && seen.coverage != Coverage::Everything {
-                said.entry(subject).or_insert(before);
-            }
+        if seen.coverage == Coverage::Everything {
+            self.holds = said;
+        } else {
+            // What a narrower look did not ask about is still as it was said.
+            self.holds.retain(
+                |subject, _| matches!(subject, Subject::Task(id) if !seen.tasks.contains_key(id)),
+            );
+            self.holds.extend(said);
         }
-        self.holds = said;
     }
 }
 

@@ -6,6 +6,7 @@
 //! One thread. inotify, pidfds, timers and signals only wake the loop; none of them is believed.
 
 use std::collections::BTreeMap;
+use std::process::Child;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -154,6 +155,8 @@ pub struct Daemon {
     bell: Rc<Notify>,
     done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
     watched: BTreeMap<RunId, JoinHandle<()>>,
+    /// Shims that this daemon started, until they are collected.
+    shims: BTreeMap<RunId, Child>,
     /// Launches that failed here before a run began, by queue; shown as holds until the next slow look.
     stuck: BTreeMap<QueueName, String>,
     /// The same of a single task, or of inbound/.
@@ -213,6 +216,7 @@ impl Daemon {
             bell: Rc::new(Notify::new()),
             done: mpsc::unbounded_channel(),
             watched: BTreeMap::new(),
+            shims: BTreeMap::new(),
             stuck: BTreeMap::new(),
             failing: BTreeMap::new(),
             clocks: None,
@@ -375,9 +379,9 @@ impl Daemon {
         let decision = decide(&seen, &self.looker.config.policy, &decided_at);
         self.journal.seen(&seen, &decision, &decided_at);
         self.attention.looked(&seen, &decision);
-        self.holds.looked(&seen, &decision);
         let acted = self.perform(&seen, &decision, &now).await;
         self.attention.acted(&seen, &decision);
+        self.holds.looked(&seen, &decision);
         if acted == Acted::Failed {
             self.attention.hear(News::Anything);
         }

@@ -5,7 +5,6 @@
 use tracing::warn;
 
 use super::ending::{Left, SWEEP_TIME};
-use super::launching::Launched;
 use super::{Acted, Daemon, Done};
 use crate::core::layout::RunDir;
 use crate::core::model::{Now, Outcome, RunMark, RunSubject};
@@ -25,8 +24,6 @@ pub(super) enum Error {
     Runs(#[from] runs::Error),
     #[error("command line")]
     Command(#[from] goose::Error),
-    #[error("launch")]
-    Shim(#[from] process::StartError),
     #[error("{what}")]
     Io {
         what: &'static str,
@@ -58,15 +55,8 @@ impl Daemon {
         }
         match self.read_again(&launches).await {
             Ok(Some(mut again)) => {
-                let launched: Vec<_> = launches
-                    .iter()
-                    .map(|launch| self.launch(launch, seen, looked, &mut again))
-                    .collect();
-                for (launch, launched) in launches.into_iter().zip(launched) {
-                    let result = launched.and_then(|launched| match launched {
-                        Launched::Refused => Ok(true),
-                        Launched::Begun(begun) => self.begun(*begun),
-                    });
+                for launch in launches {
+                    let result = self.launch(launch, seen, looked, &mut again);
                     self.note_launch(launch, result.as_ref().err());
                     self.tell(&mut acted, "launch", result);
                 }

@@ -1,5 +1,9 @@
 //! Between two looks: what wakes the daemon, and whether that calls for another look.
 
+use std::collections::BTreeSet;
+use std::process::Child;
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
@@ -14,6 +18,9 @@ use crate::look;
 /// Milliseconds: by more, the wall clock was set; less is how it is kept right.
 const CLOCK_STEP: u64 = 1000;
 
+/// After so long without a look nothing is being started that the start of a spare shim would keep from the processor.
+const QUIET: Duration = Duration::from_millis(30);
+
 impl Daemon {
     /// Returns when another look is called for; with the reason, when it is time to leave.
     pub(super) async fn wait(
@@ -22,6 +29,7 @@ impl Daemon {
         watch: &mut Watch,
         timers: &mut Timers,
     ) -> Option<&'static str> {
+        let mut wants_spare = self.options.shim.spare().is_none();
         loop {
             let wake_at = self.attention.wake_at();
             let is_called_for = tokio::select! {
@@ -53,12 +61,22 @@ impl Daemon {
                     true
                 }
                 _ = signals.child.recv() => {
-                    // Shims, and what their runs left, are in sessions of their own. Children in ours (a tinytask) belong
-                    // to whoever started them.
-                    process::reap_strays(|stat| stat.session != self.session);
+                    // By name first, as a shim may die before it is in a session of its own. What runs left, and adopted shims, are in
+                    // others than ours, where a tinytask belongs to whoever started it.
+                    self.shims.retain(|_, shim| matches!(shim.try_wait(), Ok(None)));
+                    let spare = self.options.shim.spare();
+                    let named: BTreeSet<u32> = self.shims.values().map(Child::id).chain(spare).collect();
+                    process::reap_strays(|stat| {
+                        stat.session != self.session && !named.contains(&stat.pid.cast_unsigned())
+                    });
                     false
                 }
                 () = timers.due(wake_at) => self.timed(watch, timers),
+                () = tokio::time::sleep(QUIET), if wants_spare => {
+                    self.options.shim.have_spare();
+                    wants_spare = false;
+                    false
+                }
             };
             if is_called_for {
                 return None;

@@ -13,8 +13,8 @@
 //!
 //! ```text
 //! daemon  D1 live/ entry, run directory, shim.lock locked    D2 spec.json    D3 start the shim, the lock its standard input
-//! shim    S1 fork, the first stage exits: the daemon never is the parent
-//!         S2 session of its own, subreaper, spec young enough, agent.lock locked     S3 state: starting
+//! shim    S1 session of its own, the lock taken from standard input; where it was started ahead, that and the run come in a message
+//!         S2 subreaper, spec young enough, agent.lock locked     S3 state: starting
 //!         S4 fork the agent behind the gate     S5 link the pid file     S6 state: running     S7 go
 //!         …  wait: the agent's end, a stop, the time limit, the log's limit
 //!         X1 end what is left of it, collect it     X2 state: ended, synced     X3 unlink the pid file     X4 exit
@@ -44,7 +44,7 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{Leftover, Millis, Moment, Outcome, RunState};
@@ -54,6 +54,7 @@ use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, process, runs};
 
 mod agent;
+mod order;
 mod sweep;
 mod watch;
 
@@ -69,16 +70,40 @@ const END_TRIES: u32 = 60;
 /// Runs the shim where this process was started as one; `None` where it was not.
 pub fn entry() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
-    if args.next()? != process::SHIM_WORD {
+    let word = args.next()?;
+    let is_spare = word == process::SPARE_WORD;
+    if !is_spare && word != process::SHIM_WORD {
         return None;
     }
-    let place = args
-        .next()
-        .and_then(|dir| Utf8PathBuf::from_path_buf(dir.into()).ok())
-        .and_then(Place::parse);
-    Some(match place {
-        Some(place) => first_stage(&place),
-        None => ExitCode::from(2),
+    kill_point::reach("S1:begun");
+    // S1
+    // A session of its own, before a signal to the starter's group can meet it: no terminal's signals, and a mark on all descendants
+    // that do not leave it.
+    nix::unistd::setsid().ok();
+    // The kernel names it after the descriptor that it was executed through.
+    nix::sys::prctl::set_name(c"calypso-shim").ok();
+    // What the starter left open by mistake must not live on here: from now on each descriptor is ours, and closed on exec.
+    agent::close_from(3);
+    let given = if is_spare {
+        match order::wait() {
+            order::Given::Nothing => return Some(ExitCode::SUCCESS),
+            order::Given::Run(dir, lock) => Some((dir, lock)),
+        }
+    } else {
+        let dir = args.next().map(std::path::PathBuf::from);
+        dir.and_then(|dir| Utf8PathBuf::from_path_buf(dir).ok())
+            .zip(order::take_stdin())
+    };
+    let given = given.and_then(|(dir, lock)| Some((Place::parse(dir)?, lock)));
+    Some(match given {
+        Some((place, lock)) if place.is_of(&lock) => {
+            kill_point::reach("S1:given");
+            see_to_its_end(&place, &lock);
+            // What goes wrong from here on stands in the run's records.
+            ExitCode::SUCCESS
+        }
+        // Not this run's shim.lock, or not locked: then nobody who looks could see that the shim lives.
+        _ => ExitCode::from(2),
     })
 }
 
@@ -99,45 +124,15 @@ impl Place {
         };
         (path.is_absolute() && place.layout.run(&place.dir).dir == path).then_some(place)
     }
-}
 
-/// Checks what it was given, forks, exits: whoever started it waits for this only.
-fn first_stage(place: &Place) -> ExitCode {
-    // What the starter left open by mistake must not live on here: from now on each descriptor is ours, and closed on exec.
-    agent::close_from(3);
-    let Some(lock) = take_lock(place) else {
-        return ExitCode::from(2);
-    };
-    kill_point::reach("S1:before-fork");
-    // S1
-    // SAFETY: the process has one thread, so the child may do whatever the parent could.
-    match unsafe { nix::unistd::fork() } {
-        Ok(ForkResult::Parent { .. }) => {
-            kill_point::reach("S1:first-stage-ends");
-            ExitCode::SUCCESS
-        }
-        Ok(ForkResult::Child) => {
-            kill_point::reach("S1:forked");
-            second_stage(place, &lock);
-            ExitCode::SUCCESS
-        }
-        Err(_) => ExitCode::FAILURE,
+    /// Is this the run's shim.lock, held?
+    fn is_of(&self, lock: &OwnedFd) -> bool {
+        let path = self.layout.run(&self.dir).shim_lock();
+        let given = nix::sys::stat::fstat(lock).map(|given| (given.st_dev, given.st_ino));
+        let is_ours =
+            files::identity(&path).is_ok_and(|there| there.is_some() && there == given.ok());
+        is_ours && (files::is_held_at(&path).unwrap_or(false) || is_planted("no-lock"))
     }
-}
-
-/// Moves the lock from standard input, where the agent gets /dev/null, to a descriptor that is closed on exec. `None` when standard
-/// input is not this run's shim.lock, or not locked: then nobody who looks could see that the shim lives.
-fn take_lock(place: &Place) -> Option<OwnedFd> {
-    let lock =
-        nix::fcntl::fcntl(std::io::stdin(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).ok()?;
-    // SAFETY: fcntl(2) has just made this descriptor, and nobody else knows of it.
-    let lock = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(lock) };
-    let null = File::open("/dev/null").ok()?;
-    nix::unistd::dup2_stdin(&null).ok()?;
-    let path = place.layout.run(&place.dir).shim_lock();
-    let given = nix::sys::stat::fstat(&lock).ok()?;
-    let is_ours = files::identity(&path).ok()? == Some((given.st_dev, given.st_ino));
-    (is_ours && (files::is_held_at(&path).ok()? || is_planted("no-lock"))).then_some(lock)
 }
 
 /// The shim proper.
@@ -149,13 +144,11 @@ struct Shim<'a> {
 }
 
 /// Everything from S2 on. `lock` is held until this returns, and closed by the end of the process (X4).
-fn second_stage(place: &Place, lock: &OwnedFd) {
+fn see_to_its_end(place: &Place, lock: &OwnedFd) {
     // S2
-    // A session of its own: no terminal's signals, and a mark on all descendants that do not leave it.
-    nix::unistd::setsid().ok();
-    // After the fork, as it is not inherited: what an agent's child leaves behind becomes ours.
+    // What an agent's child leaves behind becomes ours.
     process::become_subreaper().ok();
-    kill_point::reach("S2:session");
+    kill_point::reach("S2:subreaper");
     let Some(signals) = take_signals() else {
         return;
     };

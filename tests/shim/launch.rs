@@ -51,17 +51,18 @@ fn what_cannot_be_executed_was_never_launched() {
 
 #[test]
 fn a_program_is_found_through_the_path_of_its_environment() {
-    let world = World::new();
-    std::fs::create_dir(world.path("bin")).expect("a folder");
-    world.script("bin/my-goose", "#!/bin/sh\necho \"$WHAT here\"; pwd\n");
-    let run = world.run(7, 1, &["my-goose"]);
-    let path = format!("{}:/usr/bin:/bin", world.path("bin"));
-    run.start_with(run.prepare(), &[("PATH", &path), ("WHAT", "found")]);
-    assert_eq!(run.outcome(), Outcome::Exited(0));
-    assert_eq!(
-        run.output(),
-        format!("found here\n{}\n", world.layout.base())
-    );
+    for world in [World::new(), World::without_spare()] {
+        std::fs::create_dir(world.path("bin")).expect("a folder");
+        world.script("bin/my-goose", "#!/bin/sh\necho \"$WHAT here\"; pwd\n");
+        let run = world.run(7, 1, &["my-goose"]);
+        let path = format!("{}:/usr/bin:/bin", world.path("bin"));
+        run.start_with(run.prepare(), &[("PATH", &path), ("WHAT", "found")]);
+        assert_eq!(run.outcome(), Outcome::Exited(0));
+        assert_eq!(
+            run.output(),
+            format!("found here\n{}\n", world.layout.base())
+        );
+    }
 }
 
 #[test]
@@ -175,17 +176,17 @@ fn the_token_stands_in_the_agents_environment_and_not_in_the_shims() {
 }
 
 #[test]
-fn the_shim_is_no_child_of_its_starter() {
-    let world = World::new();
-    let run = world.sh(7, 1, "exec sleep 60");
-    run.start();
-    run.agent();
-    let shim = run.state().expect("a state").shim;
-    let stat = process::stat(shim.pid).expect("a look").expect("alive");
-    assert_ne!(stat.ppid, std::process::id().cast_signed());
-    assert_eq!(stat.session, shim.pid);
-    signal(&shim, process::Signal::TERM);
-    assert!(matches!(run.outcome(), Outcome::Stopped(_)));
+fn the_shim_is_in_a_session_of_its_own() {
+    for world in [World::new(), World::without_spare()] {
+        let run = world.sh(7, 1, "exec sleep 60");
+        run.start();
+        run.agent();
+        let shim = run.state().expect("a state").shim;
+        let stat = process::stat(shim.pid).expect("a look").expect("alive");
+        assert_eq!(stat.session, shim.pid);
+        signal(&shim, process::Signal::TERM);
+        assert!(matches!(run.outcome(), Outcome::Stopped(_)));
+    }
 }
 
 #[test]

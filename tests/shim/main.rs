@@ -21,6 +21,7 @@ mod ending;
 mod launch;
 mod orphans;
 mod records;
+mod spare;
 
 /// Each can be a shim.
 const PROGRAMS: [&str; 2] = [
@@ -32,7 +33,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A base path of its own, gone at the end together with whatever a failed test left alive in it.
 struct World {
-    program: &'static str,
+    /// Shims are started ahead of their runs, as by a daemon that has waited.
+    has_spare: bool,
     layout: Layout,
     folder: tempfile::TempDir,
 }
@@ -72,10 +74,16 @@ impl World {
             std::fs::create_dir_all(dir).expect("a folder");
         }
         Self {
-            program: PROGRAMS[0],
+            has_spare: true,
             layout,
             folder,
         }
+    }
+
+    fn without_spare() -> Self {
+        let mut world = Self::new();
+        world.has_spare = false;
+        world
     }
 
     fn path(&self, name: &str) -> Utf8PathBuf {
@@ -173,15 +181,21 @@ impl Run<'_> {
     }
     /// D3.
     fn start_with(&self, lock: OwnedFd, env: &[(&str, &str)]) {
-        process::start_shim(
-            &Utf8Path::new(self.world.program).into(),
+        let mut program: process::ShimProgram = Utf8Path::new(PROGRAMS[0]).into();
+        if self.world.has_spare {
+            program.have_spare();
+        }
+        let mut shim = process::start_shim(
+            &mut program,
             self.layout(),
             &self.dir,
             lock,
-            env.iter().copied(),
+            env.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         )
-        .and_then(process::FirstStage::over)
         .expect("a shim");
+        std::thread::spawn(move || shim.wait());
     }
     fn start(&self) {
         self.start_with(self.prepare(), &[]);

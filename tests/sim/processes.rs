@@ -225,7 +225,7 @@ impl World {
 
     // ── the shim ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// S1 is over: the daemon is not its parent.
+    /// S1 is over.
     pub(crate) fn start_shim(&mut self, dir: &RunDir) {
         let shim = Shim {
             step: Step::S2,

@@ -20,13 +20,15 @@ use crate::edge::{clock, kill_point};
 
 mod environment;
 mod leftovers;
+mod spare;
 mod start;
 mod stat;
 mod stop;
 
 pub use environment::Environment;
 pub use leftovers::{DeadShim, holds_ofd_lock, leftovers, tokens};
-pub use start::{FirstStage, IS_VERSION, SHIM_WORD, ShimProgram, StartError, VERSION, start_shim};
+pub use spare::{Order, SPARE_WORD, receive};
+pub use start::{IS_VERSION, SHIM_WORD, ShimProgram, VERSION, start_shim};
 pub use stat::{Stat, descendants, parse_stat, stat};
 pub use stop::{StopEnd, stop_orphan, sweep};
 

@@ -1,6 +1,5 @@
 //! Starting a shim, and the program it is started from.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::spare::{Order, Spare};
 use super::{SELF_EXE, TOKEN_VARIABLE};
 use crate::core::layout::{Layout, RunDir};
 use crate::edge::clock;
@@ -20,8 +20,8 @@ pub const SHIM_WORD: &str = "__shim";
 pub const IS_VERSION: &str = "__is-version";
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How long a shim's first stage, or its program's word on its version, may take: milliseconds are enough.
-const FIRST_STAGE_TIME: Duration = Duration::from_secs(5);
+/// How long a program's word on its version may take: milliseconds are enough.
+const VERSION_TIME: Duration = Duration::from_secs(5);
 
 /// What shims are started from.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct ShimProgram {
     path: Utf8PathBuf,
     /// What `path` names by number: the file that was looked at, whatever an upgrade puts in its place.
     _file: Option<OwnedFd>,
+    spare: Option<Spare>,
 }
 
 impl ShimProgram {
@@ -41,6 +42,22 @@ impl ShimProgram {
         })
     }
 
+    /// Has a shim wait for the next run, where none does. Without one, that run starts a little later.
+    pub fn have_spare(&mut self) {
+        if self.spare.is_none() {
+            let started = Spare::start(&self.path);
+            self.spare = started
+                .inspect_err(|error| tracing::debug!(%error, "no spare shim"))
+                .ok();
+        }
+    }
+
+    /// The number of the spare shim, if it is alive; a dead one is collected.
+    pub fn spare(&mut self) -> Option<u32> {
+        self.spare.take_if(|spare| !spare.is_alive());
+        self.spare.as_ref().map(Spare::pid)
+    }
+
     fn beside() -> io::Result<Self> {
         use rustix::fs::{Mode, OFlags};
         let path = std::env::current_exe()?.with_file_name("calypso-watch-shim");
@@ -48,6 +65,7 @@ impl ShimProgram {
         let program = Self {
             path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
             _file: Some(file),
+            spare: None,
         };
         let mut asked = Command::new(program.path.as_str())
             .args([IS_VERSION, VERSION])
@@ -55,7 +73,7 @@ impl ShimProgram {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        if !is_over_within(&asked, FIRST_STAGE_TIME) {
+        if !is_over_within(&asked, VERSION_TIME) {
             asked.kill()?;
         }
         match asked.wait()?.success() {
@@ -71,75 +89,45 @@ impl From<&Utf8Path> for ShimProgram {
         Self {
             path: path.to_owned(),
             _file: None,
+            spare: None,
         }
     }
 }
 
-/// D3: starts the shim of a run, with its lock as standard input. Its first stage forks and exits at once, which [`FirstStage::over`]
-/// waits for; from then on the shim is nobody's child here. `env` is what settings add to the agent's environment.
+/// D3: makes the spare shim that of this run, or starts one with the run's lock as standard input. It is a child of this process, in a
+/// session of its own within its first instructions. `env` is what settings add to the agent's environment.
 ///
 /// Stays on posix_spawn(3): no `pre_exec`, no uid, no bare program name. A fork of a large daemon takes tens of milliseconds.
 ///
 /// # Errors
-/// [`StartError::NoProcess`].
+/// Nothing ran at all: no process, memory or descriptor was to be had for it.
 pub fn start_shim(
-    program: &ShimProgram,
+    program: &mut ShimProgram,
     layout: &Layout,
     dir: &RunDir,
     lock: OwnedFd,
-    env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-) -> Result<FirstStage, StartError> {
+    env: Vec<(String, String)>,
+) -> io::Result<Child> {
+    let dir = layout.run(dir).dir;
+    let order = Order { dir, env };
     // D3
-    let first_stage = Command::new(program.path.as_str())
+    if let Some(spare) = program.spare.take() {
+        match spare.become_shim(&order, &lock) {
+            Ok(shim) => return Ok(shim),
+            Err(error) => tracing::debug!(%error, "the spare shim is of no use"),
+        }
+    }
+    Command::new(program.path.as_str())
         .arg0("calypso-watch")
         .arg(SHIM_WORD)
-        .arg(layout.run(dir).dir.as_str())
-        .envs(env)
+        .arg(order.dir.as_str())
+        .envs(order.env)
         // A daemon that an agent started carries that run's token; the shim is none of that run's processes.
         .env_remove(TOKEN_VARIABLE)
-        .process_group(0)
         .stdin(Stdio::from(lock))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(StartError::NoProcess)?;
-    Ok(FirstStage(first_stage))
-}
-
-/// The first stage of a shim: a child that is about to fork the shim proper and exit.
-#[derive(Debug)]
-#[must_use = "a child that nobody waits for stays a zombie"]
-pub struct FirstStage(Child);
-
-impl FirstStage {
-    /// Waits for its end, which takes a millisecond or two.
-    ///
-    /// # Errors
-    /// [`StartError::Refused`], where it says that nothing was started; [`StartError::Unknown`].
-    pub fn over(mut self) -> Result<(), StartError> {
-        // One that is stopped before its fork would stop the daemon with it. It is our child, so its number is its own.
-        if !is_over_within(&self.0, FIRST_STAGE_TIME) {
-            self.0.kill().map_err(StartError::Unknown)?;
-        }
-        match self.0.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(StartError::Refused(status.to_string())),
-            Err(error) => Err(StartError::Unknown(error)),
-        }
-    }
-}
-
-/// Why a shim did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Nothing ran at all: no process, memory or descriptor was to be had for it.
-    #[error("cannot start the shim")]
-    NoProcess(#[source] io::Error),
-    #[error("the shim refused: {0}")]
-    Refused(String),
-    /// It may run.
-    #[error("cannot tell whether the shim started")]
-    Unknown(#[source] io::Error),
 }
 
 /// Waits for a child's end without collecting it; where there is no pidfd to wait on, for as long as it takes.
@@ -195,7 +183,7 @@ mod tests {
         assert!(!is_over_within(&child, Duration::from_millis(300)));
         signals.join().expect("it only sends");
         child.kill().expect("ours");
-        assert!(is_over_within(&child, FIRST_STAGE_TIME));
+        assert!(is_over_within(&child, VERSION_TIME));
         child.wait().expect("ours");
     }
 }

@@ -488,7 +488,7 @@ impl Run<'_> {
             self.tend();
             let all = self.world.processes();
             let (daemons, others): (Vec<_>, Vec<_>) = (all.into_iter())
-                .filter(|(_, role)| *role != Role::Server)
+                .filter(|(_, role)| !matches!(role, Role::Server | Role::Spare))
                 .partition(|(_, role)| *role == Role::Daemon);
             let halves = self.world.half_written();
             if others.is_empty() && halves.is_empty() && daemons.len() == 1 && self.world.watches()

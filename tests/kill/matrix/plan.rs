@@ -189,8 +189,8 @@ pub(super) fn directed() -> Vec<Case> {
     let nothing = Prank::None;
     vec![
         // The shim stands still beyond its spec's age, then goes on: it must not start what was decided long ago.
-        case(S::Plain, "S2:session", Victim::Nobody(11_000), nothing),
-        case(S::Plain, "S1:forked", Victim::Nobody(11_000), nothing),
+        case(S::Plain, "S2:subreaper", Victim::Nobody(11_000), nothing),
+        case(S::Plain, "S1:begun", Victim::Nobody(11_000), nothing),
         // Between its age's check and "go" no daemon may think that it is dead.
         case(S::Plain, "S2:signals", Victim::Nobody(1500), nothing),
         case(S::Plain, "S2:young", Victim::Nobody(1500), nothing),

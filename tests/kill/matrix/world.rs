@@ -26,7 +26,8 @@ const QUEUES: [&str; 6] = ["plain", "leave", "brood", "steal", "linger", "dispat
 pub(super) enum Role {
     Daemon,
     Server,
-    /// The first stage too.
+    /// A shim that waits for a run.
+    Spare,
     Shim,
     /// Past its gate, or at it.
     Agent,
@@ -240,7 +241,9 @@ impl World {
             let words = read("cmdline");
             let words: Vec<_> = words.split(|byte| *byte == 0).collect();
             let is = |at: usize, text: &str| words.get(at).is_some_and(|w| *w == text.as_bytes());
-            let role = if is(1, "__shim") {
+            let role = if is(1, "__spare") {
+                Role::Spare
+            } else if is(1, "__shim") {
                 // The child at its gate is a copy of its shim.
                 if parent(pid).is_some_and(is_shim) {
                     Role::Agent

@@ -131,6 +131,7 @@ fn no_process_to_be_had_is_no_attempt_of_the_task() {
     world.eventually("it has looked", |w| {
         !w.read(".calypso/daemon.json").is_empty()
     });
+    world.eventually_some("a shim waits", World::spare);
     let daemon = world.daemon_pid();
     as_user(&format!("prlimit --pid {daemon} --nproc=1:"));
     let task = |world: &World, title: &str| {

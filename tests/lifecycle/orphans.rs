@@ -181,25 +181,11 @@ fn a_shim_killed_at_any_moment_costs_a_start_at_most() {
     world.is_clean();
 }
 
-/// The shim that waits for the next run: seen by its command line among the daemon's children.
-fn spare_of(daemon: i32) -> Option<i32> {
-    let list = format!("/proc/{daemon}/task/{daemon}/children");
-    let children = std::fs::read_to_string(list).ok()?;
-    let mut pids = children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok());
-    pids.find(|pid: &i32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(b"__spare")
-    })
-}
-
 /// Its lock would be held, and its queue wait, for as long as it stands.
 #[test]
 fn a_shim_that_stands_still_before_its_first_record_is_ended() {
     let world = World::new().queue("coder", "claim; finish").start();
-    let daemon = world.daemon_pid();
-    let spare = world.eventually_some("a shim waits", |_| spare_of(daemon));
+    let spare = world.eventually_some("a shim waits", World::spare);
     send(spare, Signal::SIGSTOP);
     let task = world.task("coder", "by another shim");
     world.eventually("complete", |w| w.is_complete(task));
@@ -215,8 +201,7 @@ fn a_shim_that_stands_still_before_its_first_record_is_ended() {
 fn no_spare_shim_outlives_its_daemon() {
     let mut world = World::new().queue("coder", "claim; finish").start();
     for ending in [Signal::SIGKILL, Signal::SIGTERM] {
-        let daemon = world.daemon_pid();
-        let spare = world.eventually_some("a shim waits", |_| spare_of(daemon));
+        let spare = world.eventually_some("a shim waits", World::spare);
         world.end_daemon(ending);
         world.eventually("it is over", |_| !is_alive(spare));
         world.run();

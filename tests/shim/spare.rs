@@ -64,6 +64,11 @@ fn a_spare_shim_that_was_killed_costs_no_launch() {
     let pid = program.spare().expect("a spare shim");
     let target = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a number");
     rustix::process::kill_process(target, rustix::process::Signal::KILL).expect("ours");
+    // Until it is, it could be told.
+    eventually("it is dead", || {
+        let stat = process::stat(pid.cast_signed()).expect("readable");
+        stat.is_some_and(|stat| stat.is_dead()).then_some(())
+    });
     let run = world.sh(7, 1, "true");
     let mut shim = start(&mut program, &run, vec![]);
     assert_ne!(shim.id(), pid);

@@ -13,8 +13,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::net::{
@@ -23,7 +22,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::TOKEN_VARIABLE;
+use super::start;
 
 /// The hidden word that makes this program a shim that waits for its run.
 pub const SPARE_WORD: &str = "__spare";
@@ -52,15 +51,8 @@ impl Spare {
     pub(super) fn start(program: &Utf8Path) -> io::Result<Self> {
         let kind = SocketType::SEQPACKET;
         let (socket, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
-        let process = Command::new(program.as_str())
-            .arg0("calypso-watch")
-            .arg(SPARE_WORD)
-            .arg(" ".repeat(ROOM))
-            .env_remove(TOKEN_VARIABLE)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let room = " ".repeat(ROOM);
+        let process = start::spawn(program, [SPARE_WORD, &room], Vec::new(), theirs)?;
         Ok(Self { socket, process })
     }
 

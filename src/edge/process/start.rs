@@ -117,14 +117,28 @@ pub fn start_shim(
             Err(error) => tracing::debug!(%error, "the spare shim is of no use"),
         }
     }
-    Command::new(program.path.as_str())
+    spawn(
+        &program.path,
+        [SHIM_WORD, order.dir.as_str()],
+        order.env,
+        lock,
+    )
+}
+
+/// A shim, with what it is given as standard input.
+pub(super) fn spawn(
+    program: &Utf8Path,
+    words: [&str; 2],
+    env: Vec<(String, String)>,
+    given: OwnedFd,
+) -> io::Result<Child> {
+    Command::new(program.as_str())
         .arg0("calypso-watch")
-        .arg(SHIM_WORD)
-        .arg(order.dir.as_str())
-        .envs(order.env)
+        .args(words)
+        .envs(env)
         // A daemon that an agent started carries that run's token; the shim is none of that run's processes.
         .env_remove(TOKEN_VARIABLE)
-        .stdin(Stdio::from(lock))
+        .stdin(Stdio::from(given))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -7,11 +7,13 @@ use camino::Utf8Path;
 use super::{load, runtime, say};
 use crate::cli::{Plan, Settings, Status, Why};
 use crate::core::decide::decide;
+use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Detail, Millis, Now, ProcessId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::{Action, Decision, Snapshot, Subject, Tinytask};
 use crate::daemon::{StoryEvent, read_story, running, said};
 use crate::edge::runs::Told;
+use crate::edge::config::Config;
 use crate::edge::{clock, config, files, goose, process, runs};
 use crate::look::{Looker, Scope, chain};
 use crate::report::{Exit, Failure};
@@ -34,12 +36,7 @@ struct Found {
 }
 
 /// One look at everything.
-async fn find(
-    base: Option<&Utf8Path>,
-    settings: &Settings,
-    asked: Option<TaskId>,
-) -> Result<Found, Failure> {
-    let config = load(base, settings)?;
+async fn find(config: Config, asked: Option<TaskId>) -> Result<Found, Failure> {
     let mut looker = Looker::new(config);
     if let Ok(record) = running(&looker.layout) {
         looker.as_daemon(&record.process);
@@ -140,30 +137,12 @@ impl Found {
         }
     }
 
-    fn today(&self) -> Result<Today, Failure> {
-        let midnight = clock::start_of_day(self.now.wall);
-        let verdicts = runs::told_since(&self.looker.layout, midnight, DAY)?;
-        Ok(Today {
-            runs: count(&verdicts, |_| true),
-            handed_on: count(&verdicts, |v| {
-                has(v, |verdict| matches!(verdict, Verdict::HandedOff { .. }))
-            }),
-            done: count(&verdicts, |v| has(v, |verdict| *verdict == Verdict::Done)),
-            failed: count(&verdicts, |v| v.failure.is_some()),
-            cost: verdicts
-                .iter()
-                .filter_map(|v| v.cost)
-                .reduce(|sum, cost| sum + cost),
-            start: view::Percentiles::of(self.latencies()),
-        })
-    }
-
     /// From event to gate, of runs that an event led to: each carries its own proof.
     fn latencies(&self) -> Vec<Millis> {
         let layout = &self.looker.layout;
         let last = self.seen.recent.iter().rev().take(100);
         last.filter_map(|verdict| {
-            let dir = crate::core::layout::RunDir {
+            let dir = RunDir {
                 id: verdict.run,
                 queue: verdict.queue.clone(),
             };
@@ -172,6 +151,25 @@ impl Found {
         })
         .collect()
     }
+}
+
+/// What the day brought so far, but how quickly its runs were started.
+fn today(layout: &Layout) -> Result<Today, runs::Error> {
+    let midnight = clock::start_of_day(clock::wall());
+    let verdicts = runs::told_since(layout, midnight, DAY)?;
+    Ok(Today {
+        runs: count(&verdicts, |_| true),
+        handed_on: count(&verdicts, |v| {
+            has(v, |verdict| matches!(verdict, Verdict::HandedOff { .. }))
+        }),
+        done: count(&verdicts, |v| has(v, |verdict| *verdict == Verdict::Done)),
+        failed: count(&verdicts, |v| v.failure.is_some()),
+        cost: verdicts
+            .iter()
+            .filter_map(|v| v.cost)
+            .reduce(|sum, cost| sum + cost),
+        start: None,
+    })
 }
 
 fn count(verdicts: &[Told], is: impl Fn(&Told) -> bool) -> u32 {
@@ -184,7 +182,18 @@ fn has(record: &Told, is: impl Fn(&Verdict) -> bool) -> bool {
 
 /// The whole state on one screen.
 pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure> {
-    let found = runtime()?.block_on(find(base, &status.settings, None))?;
+    let config = load(base, &status.settings)?;
+    let layout = Layout::new(config.base.clone());
+    // A day's verdicts are counted while tinytask lists its tasks.
+    let (found, today) = std::thread::scope(|scope| {
+        let counting = std::thread::Builder::new().spawn_scoped(scope, || today(&layout));
+        let found = runtime()?.block_on(find(config, None))?;
+        let today = match counting {
+            Ok(counting) => counting.join().expect("counting does not panic"),
+            Err(_) => today(&layout),
+        };
+        Ok::<_, Failure>((found, today?))
+    })?;
     let time: &dyn Fn(Timestamp) -> String = if status.json {
         &clock::utc
     } else {
@@ -198,7 +207,10 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         now: &found.now,
         daemon: found.daemon.clone(),
         tinytask: found.server(),
-        today: found.today()?,
+        today: Today {
+            start: view::Percentiles::of(found.latencies()),
+            ..today
+        },
         warnings: found.warnings.clone(),
         time,
     };
@@ -212,7 +224,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
 
 /// What would start now, with each exact command.
 pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
-    let found = runtime()?.block_on(find(base, &plan.settings, None))?;
+    let found = runtime()?.block_on(find(load(base, &plan.settings)?, None))?;
     let Found {
         looker,
         seen,
@@ -271,7 +283,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
     let task: TaskId = why.task.parse().map_err(|error| {
         Failure::new(Exit::Usage, Box::<crate::core::model::Invalid>::new(error))
     })?;
-    let found = runtime()?.block_on(find(base, &Settings::default(), Some(task)))?;
+    let found = runtime()?.block_on(find(load(base, &Settings::default())?, Some(task)))?;
     let is_unknown = matches!(found.seen.details.get(&task), Some(Detail::NotFound));
     let story = found.story(task)?;
     if is_unknown && story.is_empty() {

@@ -145,26 +145,30 @@ impl Looker {
             .chain([RunSubject::Inbound])
             .collect();
         let on_record = runs::Recorded::open(&self.layout)?;
+        let unread: Vec<(RunSubject, Option<&History>)> = (wanted.iter())
+            .map(|subject| (*subject, memory.histories.get(subject)))
+            .filter(|(_, past)| past.is_none_or(|past| past.is_stale))
+            .map(|(subject, past)| (subject, past.map(|past| &*past.history)))
+            .collect();
+        for (subject, history) in on_record.histories(&unread) {
+            match history {
+                Ok(history) => {
+                    let past = Past {
+                        history: Arc::new(history),
+                        is_stale: false,
+                    };
+                    memory.histories.insert(subject, past);
+                }
+                Err(error) => seen.cannot_read(subject, chain(&error)),
+            }
+        }
         for subject in &wanted {
             let past = memory.histories.get(subject);
-            let history = match past.filter(|past| !past.is_stale) {
-                Some(past) => Arc::clone(&past.history),
-                None => match on_record.history(*subject, past.map(|past| &*past.history)) {
-                    Ok(history) => Arc::new(history),
-                    Err(error) => {
-                        seen.cannot_read(*subject, chain(&error));
-                        continue;
-                    }
-                },
-            };
-            if *history != History::default() {
-                seen.histories.insert(*subject, Arc::clone(&history));
+            if let Some(past) = past.filter(|past| !past.is_stale)
+                && *past.history != History::default()
+            {
+                seen.histories.insert(*subject, Arc::clone(&past.history));
             }
-            let past = Past {
-                history,
-                is_stale: false,
-            };
-            memory.histories.insert(*subject, past);
         }
         // Closed tasks leave the lists, and so the cache. Those of queues that were not asked are still open, as far as is known.
         if seen.coverage == Coverage::Everything {

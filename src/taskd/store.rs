@@ -22,10 +22,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::schema;
+use kept::Kept;
 use crate::edge::kill_point;
 
 pub use super::schema::OpenError;
 
+mod kept;
 mod notes;
 mod queues;
 mod tasks;
@@ -293,6 +295,7 @@ fn not_found<T>(what: &str, id: &Number) -> Outcome<T> {
 #[derive(Debug)]
 pub struct Store {
     connection: Mutex<Connection>,
+    kept: Kept,
 }
 
 impl Store {
@@ -303,6 +306,7 @@ impl Store {
     pub fn open(path: &Utf8Path) -> Result<Self, OpenError> {
         Ok(Self {
             connection: Mutex::new(schema::open(path)?),
+            kept: Kept::default(),
         })
     }
 

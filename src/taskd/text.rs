@@ -10,10 +10,16 @@ use serde_json::Value;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
 /// A text, escaped for the inside of a JSON string.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Text(Vec<u8>);
 
 impl Text {
+    /// Bytes.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+
     pub(super) fn prose(text: &str) -> Self {
         let mut quoted = serde_json::to_vec(text).expect("a text is a JSON string");
         quoted.pop();

@@ -161,9 +161,11 @@ const STATUS: Param = unadvertised(
 
 /// What `get_my_queue` and its resource say.
 pub(super) fn agent_queue(store: &Store, agent: &str) -> Outcome<Text> {
-    let mut tasks = List::new();
-    store.agent_queue(agent, |task| tasks.push(&task))?;
-    Ok(tasks.named("tasks", |count| json!({"agent": agent, "count": count})))
+    store.kept(agent, || {
+        let mut tasks = List::new();
+        store.agent_queue(agent, |task| tasks.push(&task))?;
+        Ok(tasks.named("tasks", |count| json!({"agent": agent, "count": count})))
+    })
 }
 
 /// What the lists of tasks are narrowed by.

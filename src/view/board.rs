@@ -328,7 +328,6 @@ fn odd(seen: &Snapshot) -> Vec<String> {
         };
         odd.push(format!("running_tasks/{file}: {what}{whose}"));
     }
-    odd.extend(seen.troubles.iter().map(|trouble| clean(trouble)));
     for entry in &seen.inbound {
         if entry.state == (InboundState::Settled { endless: true }) {
             odd.push(format!(

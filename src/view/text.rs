@@ -80,37 +80,47 @@ pub fn plural(n: usize, noun: &str) -> String {
 /// Foreign text on one line, without anything that would steer the terminal or turn the reading direction: white space
 /// becomes a space, other control characters their picture.
 pub fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\t' | '\n' | '\u{a0}' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
-            '\0'..' ' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
-            '\u{7f}' => '\u{2421}',
-            '\u{80}'..='\u{9f}'
-            | '\u{61c}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{e0000}'..='\u{e007f}' => '\u{fffd}',
-            c => c,
-        })
-        .collect()
+    text.chars().map(harmless).collect()
+}
+
+/// The character, or what stands for it on a screen.
+fn harmless(c: char) -> char {
+    match c {
+        ' '..='~' => c,
+        '\t' | '\n' | '\u{a0}' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
+        '\0'..' ' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
+        '\u{7f}' => '\u{2421}',
+        '\u{80}'..='\u{9f}'
+        | '\u{61c}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{e0000}'..='\u{e007f}' => '\u{fffd}',
+        c => c,
+    }
 }
 
 /// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
 /// to a program that reads it.
 pub fn json(value: &serde_json::Value) -> String {
-    let mut out = String::new();
-    for c in format!("{value:#}\n").chars() {
-        if c == '\n' || clean(c.encode_utf8(&mut [0; 4])) == c.to_string() {
-            out.push(c);
-        } else {
-            // It stands in a text: JSON itself is made of plain characters. A pair of surrogates, where one does not do.
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                out.push_str(&format!("\\u{unit:04x}"));
-            }
+    let text = serde_json::to_string_pretty(value).expect("string keys and plain values only");
+    let mut out = String::with_capacity(text.len() + 1);
+    let mut rest = text.as_str();
+    // It stands in a text: JSON itself is made of plain characters.
+    while let Some(at) = rest.find(|c| c != '\n' && harmless(c) != c) {
+        let (plain, from) = rest.split_at(at);
+        out.push_str(plain);
+        let mut chars = from.chars();
+        let odd = chars.next().unwrap_or_default();
+        // A pair of surrogates, where one unit does not do.
+        for unit in odd.encode_utf16(&mut [0; 2]) {
+            out.push_str(&format!("\\u{unit:04x}"));
         }
+        rest = chars.as_str();
     }
+    out.push_str(rest);
+    out.push('\n');
     out
 }
 

@@ -23,6 +23,10 @@ use crate::edge::{files, kill_point};
 const TURN_OVER: u64 = 16 << 20;
 /// How far back [`finish`] looks for the line of a run whose finishing was cut short.
 const TAIL: usize = 100;
+/// As [`Layout::marks`] names them.
+const MARKS: &str = "marks.json";
+/// So many subjects' records are read by one thread in a few milliseconds.
+const SHARE: usize = 250;
 
 /// Finishes a verdict that is durable: links it to the other tasks it touched, appends its line to history.jsonl, and ends the
 /// run's entry in live/, which is last: until then the next daemon does all of it again, and each step bears being repeated.
@@ -99,8 +103,40 @@ impl<'a> Recorded<'a> {
         Ok(Self { layout, runs })
     }
 
-    /// As [`history_after`].
-    pub fn history(
+    /// As [`history_after`] of each, in any order. Thousands, which is what a look at everything asks for first, are shared among the
+    /// machine's cores: each is a handful of system calls.
+    pub fn histories(
+        &self,
+        subjects: &[(RunSubject, Option<&History>)],
+    ) -> Vec<(RunSubject, Result<History, Error>)> {
+        let read = |(subject, earlier): &(RunSubject, Option<&History>)| {
+            (*subject, self.history(*subject, *earlier))
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = subjects.len().div_ceil(cores).max(SHARE);
+        let mut shares = subjects.chunks(share);
+        let own = shares.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let read = &read;
+            let others: Vec<_> = shares
+                .map(|share| {
+                    let work = move || share.iter().map(read).collect::<Vec<_>>();
+                    (share, std::thread::Builder::new().spawn_scoped(scope, work))
+                })
+                .collect();
+            let mut all: Vec<_> = own.iter().map(read).collect();
+            for (share, other) in others {
+                match other {
+                    Ok(other) => all.extend(other.join().expect("reading does not panic")),
+                    // No more threads for this user.
+                    Err(_) => all.extend(share.iter().map(read)),
+                }
+            }
+            all
+        })
+    }
+
+    fn history(
         &self,
         subject: RunSubject,
         earlier: Option<&History>,
@@ -136,7 +172,9 @@ pub fn history_after(
         (earlier.verdicts.iter()).map(|v| (v.run, v)).collect();
     let mut own = Vec::new();
     let mut others: Vec<Arc<VerdictRecord>> = Vec::new();
+    let mut is_marked = false;
     for name in names(&folder)? {
+        is_marked |= name == MARKS;
         if let Some(dir) = RunDir::parse_dir(subject, &name) {
             own.push(dir);
         } else if is_link_name(&name) {
@@ -164,9 +202,14 @@ pub fn history_after(
         verdicts.push(verdict);
     }
     verdicts.extend(others);
+    let marks = if is_marked {
+        read_marks(layout, subject)?
+    } else {
+        None
+    };
     Ok(History {
         verdicts,
-        marks: read_marks(layout, subject)?.unwrap_or_default(),
+        marks: marks.unwrap_or_default(),
         last_run: own.last().map_or(0, |dir| dir.id.number),
     })
 }
@@ -430,7 +473,7 @@ pub fn prune(
             }
         }
         // Marks say nothing once no run is left for them to be about. rmdir(2) refuses a folder that holds anything else.
-        if subject.task().is_some() && names(&folder)? == ["marks.json"] {
+        if subject.task().is_some() && names(&folder)? == [MARKS] {
             remove(&layout.marks(subject))?;
             kill_point::reach("prune:marks-gone");
         }

@@ -12,8 +12,8 @@ use crate::core::model::{Detail, Millis, Now, ProcessId, RunSubject, TaskId, Tim
 use crate::core::record::{Verdict, VerdictRecord};
 use crate::core::{Action, Decision, Snapshot, Subject, Tinytask};
 use crate::daemon::{StoryEvent, read_story, running, said};
-use crate::edge::runs::Told;
 use crate::edge::config::Config;
+use crate::edge::runs::Told;
 use crate::edge::{clock, config, files, goose, process, runs};
 use crate::look::{Looker, Scope, chain};
 use crate::report::{Exit, Failure};

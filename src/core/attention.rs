@@ -103,13 +103,21 @@ impl Attention {
         self.is_all || !self.queues.is_empty()
     }
 
-    /// What a look that begins now has to ask. What happens from here on is for the one after it.
-    pub fn take(&mut self) -> Asked {
-        let queues = std::mem::take(&mut self.queues);
-        if std::mem::take(&mut self.is_all) {
-            return Asked::All;
+    /// What a look that begins now has to ask.
+    pub fn asked(&self) -> Asked {
+        if self.is_all {
+            Asked::All
+        } else {
+            Asked::Only(self.queues.clone())
         }
-        Asked::Only(queues)
+    }
+
+    /// The same, for a look that begins now. What happens from here on is for the one after it.
+    pub fn take(&mut self) -> Asked {
+        let asked = self.asked();
+        self.queues.clear();
+        self.is_all = false;
+        asked
     }
 
     /// Learns from a look, and from what was decided on it, what its tasks wait for.

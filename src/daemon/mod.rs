@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::core::attention::{Attention, News};
-use crate::core::decide::decide;
-use crate::core::model::{Moment, QueueName, RunId, RunState, RunSubject};
+use crate::core::decide::{decide, judged};
+use crate::core::model::{Moment, Now, QueueName, RunId, RunState, RunSubject};
 use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::watch::{self, Watch};
@@ -375,17 +375,39 @@ impl Daemon {
             }
         }
         self.lock.touch();
-        let decided_at = clock::now();
-        let decision = decide(&seen, &self.looker.config.policy, &decided_at);
-        self.journal.seen(&seen, &decision, &decided_at);
-        self.attention.looked(&seen, &decision);
-        let acted = self.perform(&seen, &decision, &now).await;
-        self.attention.acted(&seen, &decision);
-        self.holds.looked(&seen, &decision);
+        let (mut decision, mut acted) = self.settle(&seen, &now).await;
+        // A run is over, and the next agent waits for nothing but its verdict: the look that led to it knows the rest, where another
+        // would ask the same of tinytask.
+        //
+        // The interleaving it survives: a task is claimed, moved or paused between that look and the launch. It is read again right
+        // before its launch, whichever look that follows from; and a word in control/ that came after a look is for the next one.
+        if acted == Acted::Something
+            && self.looker.has_asked(&seen, &self.attention.asked())
+            && judged(&mut seen, &decision)
+        {
+            self.attention.take();
+            (decision, acted) = match self.settle(&seen, &now).await {
+                // There are verdicts.
+                (then, Acted::Nothing) => (then, Acted::Something),
+                settled => settled,
+            };
+        }
+        Ok((seen, decision, acted))
+    }
+
+    /// Decides and performs.
+    async fn settle(&mut self, seen: &Snapshot, looked: &Now) -> (Decision, Acted) {
+        let now = clock::now();
+        let decision = decide(seen, &self.looker.config.policy, &now);
+        self.journal.seen(seen, &decision, &now);
+        self.attention.looked(seen, &decision);
+        let acted = self.perform(seen, &decision, looked).await;
+        self.attention.acted(seen, &decision);
+        self.holds.looked(seen, &decision);
         if acted == Acted::Failed {
             self.attention.hear(News::Anything);
         }
-        Ok((seen, decision, acted))
+        (decision, acted)
     }
 
     fn is_done(&mut self, done: &Done) {

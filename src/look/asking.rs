@@ -53,11 +53,7 @@ impl Looker {
         };
         let began = clock::boot();
         let error = |error: tinytask::Error| (chain(&error), error.hint());
-        let over: Vec<&Run> = seen
-            .runs
-            .iter()
-            .filter(|run| run.verdict.is_none() && run.meaning() == Meaning::Complete)
-            .collect();
+        let over = over(&seen.runs);
         let tasks = match scope {
             Scope::Everything => {
                 seen.coverage = Coverage::Everything;
@@ -189,6 +185,12 @@ impl Looker {
             .collect()
     }
 
+    /// Has this look asked all that one would, right after its verdicts are on record, that were to ask this?
+    pub fn has_asked(&self, seen: &Snapshot, asked: &Asked) -> bool {
+        let queues = self.queues_to_ask(seen, &over(&seen.runs), asked);
+        queues.iter().all(|queue| seen.coverage.has(queue))
+    }
+
     /// Another server's answers, perhaps? `core::trust` tells; it may call for a few tasks to be asked for by number.
     async fn suspicion(&mut self, seen: &Snapshot, now: &Now) -> Option<Tinytask> {
         let asked = match self.memory.trust.doubt(seen, now) {
@@ -308,6 +310,12 @@ impl Looker {
             });
         }
     }
+}
+
+/// Runs that are over and not judged.
+fn over(runs: &[Run]) -> Vec<&Run> {
+    let is_over = |run: &&Run| run.verdict.is_none() && run.meaning() == Meaning::Complete;
+    runs.iter().filter(is_over).collect()
 }
 
 /// What is asked of tinytask besides the tasks that are to be started.

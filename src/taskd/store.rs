@@ -22,8 +22,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::schema;
-use kept::Kept;
 use crate::edge::kill_point;
+use kept::Kept;
 
 pub use super::schema::OpenError;
 

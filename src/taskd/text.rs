@@ -19,7 +19,6 @@ impl Text {
         self.0.len()
     }
 
-
     pub(super) fn prose(text: &str) -> Self {
         let mut quoted = serde_json::to_vec(text).expect("a text is a JSON string");
         quoted.pop();

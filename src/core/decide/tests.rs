@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::core::decide::{decide, judged};
 use crate::core::given::{
-    agent_alive, attempt, before, ended, failure, file, given, id, key, left_lying, leftover,
-    leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, time, world,
+    World, agent_alive, attempt, before, deed, ended, failure, file, given, id, key, left_lying,
+    leftover, leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, time,
+    world,
 };
-use crate::core::model::{Millis, Now, Outcome, RunSubject, StoppedBy, TaskStatus};
+use crate::core::model::{Millis, Now, Outcome, RunSubject, StoppedBy, Task, TaskStatus};
 use crate::core::policy::task_backoff;
 use crate::core::record::{FailureClass, Marks, Verdict, Write};
 use crate::core::{
@@ -311,7 +313,7 @@ fn a_working_task_that_no_run_of_ours_touched_is_left_alone() {
 
 #[test]
 fn the_next_hop_waits_for_the_run_that_handed_the_task_on() {
-    let handed = |world: crate::core::given::World| {
+    let handed = |world: World| {
         world.task_but(1, "coder", |t| {
             t.previous_assigned_to = Some("architect".into());
             t.updated_at = time(-2);
@@ -832,7 +834,7 @@ fn records_of_an_earlier_task_with_the_same_number_do_not_count() {
 
 #[test]
 fn a_task_left_working_beside_other_runs_is_put_back_when_they_are_over() {
-    let left = |change: fn(&mut crate::core::model::Task)| {
+    let left = |change: fn(&mut Task)| {
         world()
             .task_but(1, "coder", |t| {
                 t.status = TaskStatus::Working;
@@ -1207,4 +1209,73 @@ fn requests_beyond_what_a_record_can_tell_of_wait_for_the_run_after() {
     assert!(n > 20 && n < 30, "{n}");
     assert_eq!(holds.len(), 30 - n);
     assert!(holds.iter().all(|(_, hold)| *hold == slot_of("inbound/1")));
+}
+
+// ── what follows from a verdict ──────────────────────────────────────────────────────────────────────────────────────────
+
+/// What is decided on a look, and then, where its verdicts are all that there is, on the same look again.
+fn in_turn(mut world: World) -> Vec<Vec<String>> {
+    let mut turns = Vec::new();
+    loop {
+        let decision = decide(&world.seen, &world.policy, &now(0));
+        turns.push(decision.actions.iter().map(deed).collect());
+        if !judged(&mut world.seen, &decision) {
+            return turns;
+        }
+    }
+}
+
+/// Run 1/1 of the architect is over, and this is what it did with task 1; another task waits in its queue.
+fn over_and(change: impl FnOnce(&mut Task)) -> World {
+    let over = ended("1/1", "architect", Outcome::Exited(0));
+    let alive = run("9/1", "blogger");
+    let world = world().run(over).run(alive).task(2, "architect");
+    world.task(3, "blogger").task_but(1, "architect", change)
+}
+
+#[test]
+fn what_a_verdict_leads_to_is_decided_on_the_same_look() {
+    let handed_on = |task: &mut Task| {
+        task.assigned_to = Some("coder".into());
+        task.previous_assigned_to = Some("architect".into());
+    };
+    assert_eq!(
+        in_turn(over_and(handed_on)),
+        [
+            vec!["judge 1/1: #1 handed to coder"],
+            vec!["launch 1/2 coder", "launch 2/1 architect"]
+        ]
+    );
+}
+
+#[test]
+fn a_failed_attempt_counts_on_the_same_look() {
+    let nothing_done = |_: &mut Task| {};
+    assert_eq!(
+        in_turn(over_and(nothing_done)),
+        [
+            vec!["judge 1/1: #1 no progress"],
+            vec!["launch 2/1 architect"]
+        ]
+    );
+}
+
+#[test]
+fn a_verdict_that_writes_to_tinytask_calls_for_another_look() {
+    let left_working = |task: &mut Task| task.status = TaskStatus::Working;
+    assert_eq!(
+        in_turn(over_and(left_working)),
+        [["judge 1/1: #1 left working + put back"]]
+    );
+}
+
+#[test]
+fn a_verdict_on_requests_calls_for_another_look_while_others_lie_there() {
+    let over = || {
+        let mut over = ended("inbound/1", "dispatcher", Outcome::Exited(0));
+        over.spec.as_mut().expect("given").baseline.inbound = vec![file("a.md")];
+        world().run(over)
+    };
+    assert_eq!(in_turn(over()), [vec!["judge inbound/1: "], vec![]]);
+    assert_eq!(in_turn(over().drop("b.md")), [["judge inbound/1: "]]);
 }

@@ -136,11 +136,7 @@ impl<'a> Recorded<'a> {
         })
     }
 
-    fn history(
-        &self,
-        subject: RunSubject,
-        earlier: Option<&History>,
-    ) -> Result<History, Error> {
+    fn history(&self, subject: RunSubject, earlier: Option<&History>) -> Result<History, Error> {
         let name = subject_dir(subject);
         let has = |runs: &files::Folder| runs.has(&name);
         let is_there = self.runs.as_ref().map_or(Ok(false), has);

@@ -356,7 +356,9 @@ fn many_odd_things_do_not_drown_the_rest() {
 #[test]
 fn what_cannot_be_read_is_told_once() {
     let mut scene = Scene::of(world(&["coder"]));
-    scene.seen.cannot_read(RunSubject::Task(id(7)), "task 7's records are torn".into());
+    scene
+        .seen
+        .cannot_read(RunSubject::Task(id(7)), "task 7's records are torn".into());
     assert_eq!(scene.screen().matches("records are torn").count(), 1);
 }
 

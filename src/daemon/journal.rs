@@ -64,7 +64,9 @@ enum Said {
 /// Writes the story.
 pub(super) struct Journal {
     layout: Layout,
-    /// What was last said of each subject.
+    /// What was last said of each task's hold.
+    task_holds: BTreeMap<TaskId, Said>,
+    /// And of all others.
     holds: BTreeMap<Subject, Said>,
     tasks: BTreeMap<TaskId, (Option<String>, TaskStatus)>,
     tinytask: Option<&'static str>,
@@ -75,6 +77,7 @@ impl Journal {
     pub(super) fn open(layout: &Layout) -> Self {
         Self {
             layout: layout.clone(),
+            task_holds: BTreeMap::new(),
             holds: BTreeMap::new(),
             tasks: BTreeMap::new(),
             tinytask: None,
@@ -258,7 +261,7 @@ impl Journal {
     }
 
     fn seen_holds(&mut self, seen: &Snapshot, decision: &Decision, at: Timestamp) {
-        let mut said = BTreeMap::new();
+        let (mut said, mut said_of_tasks) = (BTreeMap::new(), BTreeMap::new());
         let mut events = Vec::new();
         for (subject, hold) in &decision.holds {
             // The run's own lines tell these.
@@ -269,7 +272,11 @@ impl Journal {
                 continue;
             }
             let now = Said::Held(discriminant(hold));
-            if self.holds.get(subject) != Some(&now) {
+            let before = match subject {
+                Subject::Task(id) => self.task_holds.get(id),
+                _ => self.holds.get(subject),
+            };
+            if before != Some(&now) {
                 let mut event = StoryEvent {
                     hold: Some(hold.clone()),
                     ..StoryEvent::new(at, "hold")
@@ -284,7 +291,10 @@ impl Journal {
                 }
                 events.push(event);
             }
-            said.insert(subject.clone(), now);
+            match subject {
+                Subject::Task(id) => drop(said_of_tasks.insert(*id, now)),
+                _ => drop(said.insert(subject.clone(), now)),
+            }
         }
         for entry in &seen.inbound {
             let subject = Subject::Inbound(entry.key.clone());
@@ -301,15 +311,16 @@ impl Journal {
             }
         }
         self.write_all(&events);
+        self.holds = said;
         if seen.coverage == Coverage::Everything {
-            self.holds = said;
-        } else {
-            // What a narrower look did not ask about is still as it was said.
-            self.holds.retain(
-                |subject, _| matches!(subject, Subject::Task(id) if !seen.tasks.contains_key(id)),
-            );
-            self.holds.extend(said);
+            self.task_holds = said_of_tasks;
+            return;
         }
+        // What a narrower look did not ask about is still as it was said.
+        for id in seen.tasks.keys() {
+            self.task_holds.remove(id);
+        }
+        self.task_holds.extend(said_of_tasks);
     }
 }
 

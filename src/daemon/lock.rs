@@ -102,9 +102,9 @@ impl DaemonRecord {
                 format!("suspicious: {vanished} of {of} known tasks vanished at once")
             }
         };
-        let more_holds = holds.iter().len().saturating_sub(MOST_HOLDS);
+        let more_holds = holds.len().saturating_sub(MOST_HOLDS);
         let first = holds.iter().take(MOST_HOLDS);
-        let holds = first.map(|(subject, hold)| (name(subject), hold.clone()));
+        let holds = first.map(|(subject, hold)| (name(&subject), hold.clone()));
         Self {
             format: crate::core::record::FORMAT,
             process: process::own(),

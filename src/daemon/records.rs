@@ -11,29 +11,56 @@ use crate::core::{Coverage, Decision, Hold, Snapshot, Subject, Tinytask};
 use crate::edge::{clock, control, kill_point, runs};
 use crate::look::chain;
 
-/// Looks between two whole ones see a queue or two; this is what all of them together have seen.
+/// Looks between two whole ones see a queue or two; this is what all of them together have seen. A look goes through what it saw, and
+/// not through all that is known.
 #[derive(Default)]
-pub(super) struct Holds(BTreeMap<Subject, (Option<QueueName>, Hold)>);
+pub(super) struct Holds {
+    tasks: BTreeMap<TaskId, (Option<QueueName>, Hold)>,
+    /// The same, by the queue in which each was seen.
+    by_queue: BTreeMap<QueueName, BTreeSet<TaskId>>,
+    others: BTreeMap<Subject, Hold>,
+}
 
 impl Holds {
     pub(super) fn looked(&mut self, seen: &Snapshot, decision: &Decision) {
-        let is_covered = |queue: Option<&QueueName>| match &seen.coverage {
-            Coverage::Nothing => false,
-            Coverage::Queues(queues) => queue.is_some_and(|queue| queues.contains(queue)),
-            Coverage::Everything => true,
-        };
-        self.0.retain(|subject, (queue, _)| match subject {
-            Subject::Task(id) => !is_covered(queue.as_ref()) && seen.task_now(*id).is_none(),
-            Subject::Queue(queue) => !is_covered(Some(queue)),
-            Subject::Provider(_) => !is_covered(None),
-            Subject::Everything | Subject::Inbound(_) | Subject::Run(_) => false,
+        match &seen.coverage {
+            Coverage::Nothing => {}
+            Coverage::Queues(queues) => {
+                for id in queues
+                    .iter()
+                    .filter_map(|queue| self.by_queue.remove(queue))
+                    .flatten()
+                {
+                    self.tasks.remove(&id);
+                }
+            }
+            Coverage::Everything => {
+                self.tasks.clear();
+                self.by_queue.clear();
+            }
+        }
+        for id in seen.tasks.keys().chain(seen.details.keys()) {
+            if let Some((Some(queue), _)) = self.tasks.remove(id)
+                && let Some(ids) = self.by_queue.get_mut(&queue)
+            {
+                ids.remove(id);
+            }
+        }
+        self.others.retain(|subject, _| match subject {
+            Subject::Queue(queue) => !seen.coverage.has(queue),
+            Subject::Provider(_) => seen.coverage != Coverage::Everything,
+            _ => false,
         });
         for (subject, hold) in &decision.holds {
-            let queue = match subject {
-                Subject::Task(id) => seen.task_now(*id).and_then(Task::queue),
-                _ => None,
+            let Subject::Task(id) = subject else {
+                self.others.insert(subject.clone(), hold.clone());
+                continue;
             };
-            self.0.insert(subject.clone(), (queue, hold.clone()));
+            let queue = seen.task_now(*id).and_then(Task::queue);
+            if let Some(queue) = &queue {
+                self.by_queue.entry(queue.clone()).or_default().insert(*id);
+            }
+            self.tasks.insert(*id, (queue, hold.clone()));
         }
     }
 
@@ -45,16 +72,22 @@ impl Holds {
                 Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. }
             )
         };
-        let of_task = self.iter().filter(|(_, hold)| waits(hold));
-        let tasks = of_task.filter_map(|(subject, _)| match subject {
-            Subject::Task(id) => Some(*id),
-            _ => None,
-        });
-        tasks.collect()
+        let tasks = self.tasks.iter().filter(|(_, (_, hold))| waits(hold));
+        tasks.map(|(id, _)| *id).collect()
     }
 
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&Subject, &Hold)> {
-        self.0.iter().map(|(subject, (_, hold))| (subject, hold))
+    pub(super) fn len(&self) -> usize {
+        self.others.len() + self.tasks.len()
+    }
+
+    /// Tasks last, as they are many.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Subject, &Hold)> {
+        let tasks = self.tasks.iter();
+        let tasks = tasks.map(|(id, (_, hold))| (Subject::Task(*id), hold));
+        let others = self.others.iter();
+        others
+            .map(|(subject, hold)| (subject.clone(), hold))
+            .chain(tasks)
     }
 }
 

@@ -146,7 +146,7 @@ impl Found {
                 id: verdict.run,
                 queue: verdict.queue.clone(),
             };
-            let event = runs::read_spec(layout, &dir).ok()??.times.event?;
+            let event = runs::read_event(layout, &dir).ok()??;
             Some(verdict.started.as_ref()?.wall.since(event.wall))
         })
         .collect()

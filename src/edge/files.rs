@@ -10,9 +10,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::core::model::Timestamp;
 use crate::edge::kill_point;
 
+mod folder;
 mod stamp;
 
-pub use stamp::{Folder, Names, Stamp};
+pub use folder::Folder;
+pub use stamp::{Names, Stamp};
 
 /// How much a write has to survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +123,14 @@ pub fn remove_temporary(folder: &Utf8Path) {
 /// # Errors
 /// `InvalidData` for a larger one or anything that is not a regular file; else what open(2) and read(2) say.
 pub fn read_bounded(path: &Utf8Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_regular(path)?;
+    read_all(&open_regular(path)?, limit)
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// `InvalidData` for a larger one; else what read(2) says.
+pub fn read_all(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let too_large = || {
         let problem = format!("larger than {limit} bytes");
         io::Error::new(io::ErrorKind::InvalidData, problem)
@@ -156,6 +165,10 @@ pub fn open_regular(path: &Utf8Path) -> io::Result<File> {
         .read(true)
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
         .open(path)?;
+    regular(file)
+}
+
+fn regular(file: File) -> io::Result<File> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

@@ -14,11 +14,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{RunState, RunSubject, Timestamp};
+use crate::core::model::{Moment, RunState, RunSubject, Timestamp};
 use crate::core::record::{EndedRecord, FORMAT, Known, Marks, Spec, StateRecord, VerdictRecord};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
@@ -26,9 +26,7 @@ use crate::edge::kill_point::{self, is_planted};
 
 mod past;
 
-pub use past::{
-    Recorded, Told, finish, history, history_after, list_runs, prune, recent, subjects, told_since,
-};
+pub use past::{Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since};
 
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
@@ -180,6 +178,21 @@ pub fn read_known(layout: &Layout) -> Result<Option<Known>, Error> {
 /// `None`: absent, empty or torn.
 pub fn read_spec(layout: &Layout, dir: &RunDir) -> Result<Option<Spec>, Error> {
     read(&layout.run(dir).spec(), || dir.id.to_string())
+}
+
+/// When the event that led to the run was read, by its spec; `None` where none did, and as above. The rest, which may be long, is passed
+/// over.
+pub fn read_event(layout: &Layout, dir: &RunDir) -> Result<Option<Moment>, Error> {
+    #[derive(Deserialize)]
+    struct Part {
+        times: Times,
+    }
+    #[derive(Deserialize)]
+    struct Times {
+        event: Option<Moment>,
+    }
+    let part = read::<Part>(&layout.run(dir).spec(), || dir.id.to_string())?;
+    Ok(part.and_then(|part| part.times.event))
 }
 
 /// `None`: absent, empty or torn.
@@ -629,7 +642,16 @@ fn read<T: DeserializeOwned>(
     path: &Utf8Path,
     run: impl FnOnce() -> String,
 ) -> Result<Option<T>, Error> {
-    match files::read_bounded(path, RECORD_LIMIT) {
+    record(files::read_bounded(path, RECORD_LIMIT), path, run)
+}
+
+/// What became of reading the record at `path`.
+fn record<T: DeserializeOwned>(
+    bytes: io::Result<Vec<u8>>,
+    path: &Utf8Path,
+    run: impl FnOnce() -> String,
+) -> Result<Option<T>, Error> {
+    match bytes {
         Ok(bytes) => parse(&bytes, run),
         Err(error) if files::is_absent(&error) => Ok(None),
         Err(error) => Err(io_error("read", path)(error)),
@@ -645,9 +667,16 @@ pub fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     run: impl FnOnce() -> String,
 ) -> Result<Option<T>, Error> {
-    #[derive(serde::Deserialize)]
+    /// How a record begins that this version wrote.
+    const OURS: &[u8] = b"{\n  \"format\": 1,\n";
+    #[derive(Deserialize)]
     struct Format {
         format: u32,
+    }
+    const { assert!(FORMAT == 1) };
+    // As this version writes them: it need not be looked for.
+    if bytes.starts_with(OURS) {
+        return Ok(serde_json::from_slice(bytes).ok());
     }
     match serde_json::from_slice::<Format>(bytes) {
         Ok(Format { format }) if format > FORMAT => Err(Error::Newer { run: run(), format }),

@@ -6,12 +6,10 @@
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use camino::Utf8Path;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use crate::core::model::{Millis, Timestamp};
 
@@ -90,50 +88,6 @@ impl Names {
     }
 }
 
-/// A directory in which many names are asked for. It is not opened for reading, which would tell inotify.
-#[derive(Debug)]
-pub struct Folder(OwnedFd);
-
-impl Folder {
-    /// Through symlinks.
-    ///
-    /// # Errors
-    /// What open(2) says.
-    pub fn open(path: &Utf8Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::open(
-            path.as_std_path(),
-            flags,
-            Mode::empty(),
-        )?))
-    }
-
-    /// When the directory of this name, or what a symlink of this name leads to one, was last changed; `None` for anything else.
-    pub fn changed(&self, name: &str) -> Option<Timestamp> {
-        let stat = |flags| rustix::fs::statat(self.0.as_fd(), name, flags).ok();
-        let kind = |stat: &Stat| FileType::from_raw_mode(stat.st_mode);
-        let found = stat(AtFlags::SYMLINK_NOFOLLOW)?;
-        let is_dir = match kind(&found) {
-            FileType::Directory => true,
-            FileType::Symlink => kind(&stat(AtFlags::empty())?) == FileType::Directory,
-            _ => false,
-        };
-        is_dir.then(|| Timestamp(found.st_mtime * 1000 + found.st_mtime_nsec as i64 / 1_000_000))
-    }
-
-    /// Is there anything of this name?
-    ///
-    /// # Errors
-    /// What stat(2) says, but that nothing is there.
-    pub fn has(&self, name: &str) -> io::Result<bool> {
-        match rustix::fs::statat(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(error) if super::is_absent(&error.into()) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,20 +149,5 @@ mod tests {
         write("two").expect("written");
         assert_ne!(Stamp::of(&file), before);
         assert!(Stamp::of(&file).is_some_and(|stamp| stamp.is_fresh(clock::wall())));
-    }
-
-    #[test]
-    fn a_folder_tells_directories_from_the_rest() {
-        let (_dir, path) = folder();
-        std::fs::create_dir(path.join("task_1")).expect("a folder");
-        drop(std::fs::File::create(path.join("task_2")).expect("a file"));
-        std::os::unix::fs::symlink("task_1", path.join("task_3")).expect("a link");
-        std::os::unix::fs::symlink("nowhere", path.join("task_4")).expect("a link");
-        let folder = Folder::open(&path).expect("it is there");
-        let is_folder = |name| folder.changed(name).is_some();
-        assert!(is_folder("task_1") && is_folder("task_3"));
-        assert!(!is_folder("task_2") && !is_folder("task_4") && !is_folder("task_5"));
-        assert!(folder.has("task_4").expect("seen"));
-        assert!(!folder.has("task_5").expect("seen"));
     }
 }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{
-    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read, read_marks, read_verdict,
-    remove, settle_cleared,
+    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read_marks, read_verdict, remove,
+    settle_cleared,
 };
 use crate::core::History;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};
@@ -25,6 +25,8 @@ const TURN_OVER: u64 = 16 << 20;
 const TAIL: usize = 100;
 /// As [`Layout::marks`] names them.
 const MARKS: &str = "marks.json";
+/// As [`RunPaths::verdict`](crate::core::layout::RunPaths::verdict) names it.
+const VERDICT: &str = "verdict.json";
 /// So many subjects' records are read by one thread in a few milliseconds.
 const SHARE: usize = 250;
 
@@ -103,7 +105,7 @@ impl<'a> Recorded<'a> {
         Ok(Self { layout, runs })
     }
 
-    /// As [`history_after`] of each, in any order. Thousands, which is what a look at everything asks for first, are shared among the
+    /// As [`history`] of each, in any order, where that before is known or not. Thousands, which is what a look at everything asks for first, are shared among the
     /// machine's cores: each is a handful of system calls.
     pub fn histories(
         &self,
@@ -136,78 +138,83 @@ impl<'a> Recorded<'a> {
         })
     }
 
+    /// Where an earlier history is known: a verdict is written once, so only those that are not in it are read.
     fn history(&self, subject: RunSubject, earlier: Option<&History>) -> Result<History, Error> {
-        let name = subject_dir(subject);
-        let has = |runs: &files::Folder| runs.has(&name);
-        let is_there = self.runs.as_ref().map_or(Ok(false), has);
-        if !is_there.map_err(io_error("look at", &self.layout.subject_runs(subject)))? {
+        let Some(runs) = &self.runs else {
             return Ok(History::default());
+        };
+        let path = self.layout.subject_runs(subject);
+        let folder = match runs.below(&subject_dir(subject)) {
+            Ok(Some(folder)) => folder,
+            Ok(None) => return Ok(History::default()),
+            Err(error) => {
+                super::no_link(&path)?;
+                return Err(io_error("list", &path)(error));
+            }
+        };
+        let verdict = |name: &str, whose: &dyn Fn() -> String| {
+            let open = folder.open_regular(Utf8Path::new(name));
+            let bytes = open.and_then(|file| files::read_all(&file, RECORD_LIMIT));
+            let verdict: Option<VerdictRecord> = super::record(bytes, &path.join(name), whose)?;
+            Ok(verdict.map(Arc::new))
+        };
+        let known: HashMap<RunId, &Arc<VerdictRecord>> = earlier
+            .into_iter()
+            .flat_map(|earlier| &earlier.verdicts)
+            .map(|verdict| (verdict.run, verdict))
+            .collect();
+        let mut own = Vec::new();
+        let mut others: Vec<Arc<VerdictRecord>> = Vec::new();
+        let mut is_marked = false;
+        for name in folder.names().map_err(io_error("list", &path))? {
+            let name = super::printable(&name);
+            is_marked |= name == MARKS;
+            if let Some(dir) = RunDir::parse_dir(subject, &name) {
+                own.push(dir);
+            } else if is_link_name(&name) {
+                others.extend(verdict(&name, &|| format!("{subject}/{name}"))?);
+            }
         }
-        match earlier {
-            Some(earlier) => history_after(self.layout, subject, earlier),
-            None => history(self.layout, subject),
+        own.sort();
+        others.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
+        let mut others = others.into_iter().peekable();
+        let mut verdicts = Vec::new();
+        // Own runs stand in the order of their numbers, whatever the wall clock did meanwhile; others' are fitted in by time.
+        for dir in &own {
+            let verdict = match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
+                Some(verdict) => Arc::clone(verdict),
+                None => {
+                    let name = format!("{}/{VERDICT}", dir.dir_name());
+                    match verdict(&name, &|| dir.id.to_string())? {
+                        Some(verdict) => verdict,
+                        None => continue,
+                    }
+                }
+            };
+            while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall)
+            {
+                verdicts.push(other);
+            }
+            verdicts.push(verdict);
         }
+        verdicts.extend(others);
+        let marks = if is_marked {
+            read_marks(self.layout, subject)?
+        } else {
+            None
+        };
+        Ok(History {
+            verdicts,
+            marks: marks.unwrap_or_default(),
+            last_run: own.last().map_or(0, |dir| dir.id.number),
+        })
     }
 }
 
 /// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is. Empty where
 /// nothing is on record.
 pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
-    history_after(layout, subject, &History::default())
-}
-
-/// [`history`], where an earlier one is known: a verdict is written once, so only those that are not in it are read.
-pub fn history_after(
-    layout: &Layout,
-    subject: RunSubject,
-    earlier: &History,
-) -> Result<History, Error> {
-    let folder = layout.subject_runs(subject);
-    super::no_link(&folder)?;
-    let known: HashMap<RunId, &Arc<VerdictRecord>> =
-        (earlier.verdicts.iter()).map(|v| (v.run, v)).collect();
-    let mut own = Vec::new();
-    let mut others: Vec<Arc<VerdictRecord>> = Vec::new();
-    let mut is_marked = false;
-    for name in names(&folder)? {
-        is_marked |= name == MARKS;
-        if let Some(dir) = RunDir::parse_dir(subject, &name) {
-            own.push(dir);
-        } else if is_link_name(&name) {
-            let path = folder.join(&name);
-            let verdict = read(&path, || format!("{subject}/{name}"))?;
-            others.extend(verdict.map(Arc::new));
-        }
-    }
-    own.sort();
-    others.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
-    let mut others = others.into_iter().peekable();
-    let mut verdicts = Vec::new();
-    // Own runs stand in the order of their numbers, whatever the wall clock did meanwhile; others' are fitted in by time.
-    for dir in &own {
-        let verdict = match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
-            Some(verdict) => Arc::clone(verdict),
-            None => match read_verdict(layout, dir)? {
-                Some(verdict) => Arc::new(verdict),
-                None => continue,
-            },
-        };
-        while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall) {
-            verdicts.push(other);
-        }
-        verdicts.push(verdict);
-    }
-    verdicts.extend(others);
-    let marks = if is_marked {
-        read_marks(layout, subject)?
-    } else {
-        None
-    };
-    Ok(History {
-        verdicts,
-        marks: marks.unwrap_or_default(),
-        last_run: own.last().map_or(0, |dir| dir.id.number),
-    })
+    Recorded::open(layout)?.history(subject, None)
 }
 
 fn is_link_name(name: &str) -> bool {

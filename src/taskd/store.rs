@@ -8,6 +8,7 @@
 //!
 //! Knows nothing of MCP, HTTP or texts that only one tool has; its refusals are the words tinytask uses where clients know them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::schema;
+use super::text::{Fields, Object};
 use crate::edge::kill_point;
 use kept::Kept;
 
@@ -120,6 +122,35 @@ macro_rules! select {
 }
 use select;
 
+impl<T: AsRef<str>> Fields for Task<T> {
+    fn write(&self, to: &mut Object<'_>) {
+        fn text<T: AsRef<str>>(text: &Option<T>) -> Option<&str> {
+            text.as_ref().map(AsRef::as_ref)
+        }
+        to.value("id", &self.id);
+        to.text("title", Some(self.title.as_ref()));
+        to.text("description", text(&self.description));
+        to.text("status", Some(self.status.as_ref()));
+        to.text("assigned_to", text(&self.assigned_to));
+        to.text("previous_assigned_to", text(&self.previous_assigned_to));
+        to.text("created_by", text(&self.created_by));
+        to.value("priority", &self.priority);
+        to.value("tags", &self.tags);
+        to.value("parent_task_id", &self.parent_task_id);
+        to.text("queue_name", text(&self.queue_name));
+        to.value("blocked_by_task_id", &self.blocked_by_task_id);
+        for (key, time) in [
+            ("created_at", &self.created_at),
+            ("updated_at", &self.updated_at),
+            ("archived_at", &self.archived_at),
+        ] {
+            let time = time.as_ref().map(Time::as_clients_see_it);
+            to.text(key, time.as_deref());
+        }
+        to.value("is_currently_blocked", &self.is_currently_blocked);
+    }
+}
+
 impl<'row, T: AsRef<str> + From<&'row str>> Task<T> {
     fn read(row: &'row Row<'_>) -> rusqlite::Result<Self> {
         let tags: Option<&str> = text(row, 8)?;
@@ -174,15 +205,22 @@ fn wrong_type(row: &Row<'_>, column: usize, found: Type) -> rusqlite::Error {
 #[derive(Debug, Clone)]
 pub(super) struct Time<T>(T);
 
+impl<T: AsRef<str>> Time<T> {
+    fn as_clients_see_it(&self) -> Cow<'_, str> {
+        let text = self.0.as_ref();
+        // Another program's file may hold anything.
+        if text.contains('T') {
+            return Cow::Borrowed(text);
+        }
+        let mut iso = text.replacen(' ', "T", 1);
+        iso.push('Z');
+        Cow::Owned(iso)
+    }
+}
+
 impl<T: AsRef<str>> Serialize for Time<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = self.0.as_ref();
-        match text.split_once(' ') {
-            // Another program's file may hold anything.
-            _ if text.contains('T') => serializer.serialize_str(text),
-            None => serializer.collect_str(&format_args!("{text}Z")),
-            Some((day, time)) => serializer.collect_str(&format_args!("{day}T{time}Z")),
-        }
+        serializer.serialize_str(&self.as_clients_see_it())
     }
 }
 

@@ -71,11 +71,15 @@ impl List {
         }
     }
 
-    pub(super) fn push(&mut self, item: &impl Serialize) {
+    pub(super) fn push(&mut self, item: &impl Fields) {
         let between: &[u8] = if self.count == 0 { b"" } else { b"," };
         self.items.extend_from_slice(between);
-        self.items.extend_from_slice(b"\\n    ");
-        write(&mut self.items, item, 2);
+        self.items.extend_from_slice(b"\\n    {");
+        item.write(&mut Object {
+            bytes: &mut self.items,
+            is_empty: true,
+        });
+        self.items.extend_from_slice(b"\\n    }");
         self.count += 1;
     }
 
@@ -93,6 +97,53 @@ impl List {
         };
         Text(Text(self.items).within(&before, after))
     }
+}
+
+/// What writes itself key by key, as the object that its `Serialize` would make of it: in a third of the time.
+pub(super) trait Fields {
+    fn write(&self, to: &mut Object<'_>);
+}
+
+/// An object in a [`List`], being written. It has at least one key.
+pub(super) struct Object<'a> {
+    bytes: &'a mut Vec<u8>,
+    is_empty: bool,
+}
+
+impl Object<'_> {
+    pub(super) fn text(&mut self, key: &str, text: Option<&str>) {
+        self.key(key);
+        match text {
+            Some(text) if text.bytes().all(is_plain) => {
+                self.bytes.extend_from_slice(b"\\\"");
+                self.bytes.extend_from_slice(text.as_bytes());
+                self.bytes.extend_from_slice(b"\\\"");
+            }
+            text => write(self.bytes, &text, DEPTH),
+        }
+    }
+
+    pub(super) fn value(&mut self, key: &str, value: &(impl Serialize + ?Sized)) {
+        self.key(key);
+        write(self.bytes, value, DEPTH);
+    }
+
+    fn key(&mut self, key: &str) {
+        let between: &[u8] = if self.is_empty { b"" } else { b"," };
+        self.is_empty = false;
+        self.bytes.extend_from_slice(between);
+        self.bytes.extend_from_slice(b"\\n      \\\"");
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.extend_from_slice(b"\\\": ");
+    }
+}
+
+/// Of what stands in an object in a list.
+const DEPTH: usize = 3;
+
+/// Stands for itself in a JSON string, and in one within one.
+fn is_plain(byte: u8) -> bool {
+    byte >= b' ' && byte != b'"' && byte != b'\\'
 }
 
 fn write<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T, depth: usize) {
@@ -238,6 +289,29 @@ mod tests {
         })
     }
 
+    /// Keys in the order of the alphabet, as serde_json's objects have them.
+    #[derive(Debug, Serialize)]
+    struct Item {
+        other: Value,
+        text: Option<String>,
+    }
+
+    impl Fields for Item {
+        fn write(&self, to: &mut Object<'_>) {
+            to.value("other", &self.other);
+            to.text("text", self.text.as_deref());
+        }
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        let text = prop_oneof![
+            any::<String>(),
+            "[ -~]{0,9}",
+            "[\u{0}-\u{30}\"\\\\/\u{7f}-\u{90}]{0,9}"
+        ];
+        (value(), prop::option::of(text)).prop_map(|(other, text)| Item { other, text })
+    }
+
     proptest! {
         #[test]
         fn one_pass_writes_what_two_would(value in value()) {
@@ -249,7 +323,7 @@ mod tests {
         }
 
         #[test]
-        fn a_list_is_an_object_with_a_list(items in prop::collection::vec(value(), 0..4), agent: String) {
+        fn a_list_is_an_object_with_a_list(items in prop::collection::vec(item(), 0..4), agent: String) {
             let mut list = List::new();
             items.iter().for_each(|item| list.push(item));
             let whole = json!({"agent": agent, "count": items.len(), "tasks": items});

@@ -487,7 +487,10 @@ fn roll_up(db: &Transaction<'_>, parent: Option<i64>) -> Outcome<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::taskd::text::List;
 
     /// What SQLite says it does for a statement, one step a line.
     fn plan(sql: &str) -> String {
@@ -503,6 +506,47 @@ mod tests {
             .query_map(["agent"], |row| row.get::<_, String>(3))
             .and_then(Iterator::collect::<Result<Vec<_>, _>>);
         steps.expect("a plan").join("\n")
+    }
+
+    #[test]
+    fn a_task_in_a_list_is_written_as_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("list.db");
+        let store = Store::open(camino::Utf8Path::from_path(&path).expect("UTF-8"));
+        let store = store.expect("a new file");
+        let new = NewTask {
+            title: "\"quoted\"\n\u{1}日本",
+            description: Some("plain"),
+            assigned_to: Some("a\\b"),
+            priority: Some(7.into()),
+            tags: Some(r#"["x","y \" z"]"#.into()),
+            ..NewTask::default()
+        };
+        let first = store.create(&new).expect("a task");
+        let part = NewTask {
+            title: "part",
+            parent: Some(first.id.into()),
+            blocked_by: Some(first.id.into()),
+            queue_name: Some("named"),
+            ..NewTask::default()
+        };
+        store.create(&part).expect("a task");
+        let mut list = List::new();
+        let mut alone = Vec::new();
+        let all = Filter::default();
+        let each = |task: Task<&str>| {
+            list.push(&task);
+            let text = serde_json::to_string_pretty(&task).expect("JSON");
+            alone.push(text.replace('\n', "\n    "));
+        };
+        store.list(&all, each).expect("tasks");
+        assert_eq!(alone.len(), 2);
+        let text = list
+            .named("tasks", |count| json!({ "count": count }))
+            .plain();
+        let items = alone.join(",\n    ");
+        let whole = format!("{{\n  \"count\": 2,\n  \"tasks\": [\n    {items}\n  ]\n}}");
+        assert_eq!(text, whole);
     }
 
     #[test]

@@ -37,14 +37,17 @@ struct Size {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Call {
+    /// Of a queue in which nothing changed since it was last asked.
     Queue,
+    /// Of one in which something did: the client changes a task of it before each call.
+    ChangedQueue,
     Signup,
 }
 
 impl Call {
     fn name(self) -> &'static str {
         match self {
-            Self::Queue => "get_my_queue",
+            Self::Queue | Self::ChangedQueue => "get_my_queue",
             Self::Signup => "signup_for_task",
         }
     }
@@ -90,7 +93,10 @@ fn main() -> Result<(), Failure> {
     for tasks in TASKS {
         let filled = folder.0.join(format!("{tasks}.db"));
         fill(&binary, &filled, tasks)?;
-        for call in [Call::Queue, Call::Signup] {
+        for call in [Call::Queue, Call::ChangedQueue, Call::Signup] {
+            if call == Call::ChangedQueue && tasks == 0 {
+                continue;
+            }
             for clients in CLIENTS {
                 let db = folder.0.join("cell.db");
                 std::fs::copy(&filled, &db)?;
@@ -137,8 +143,9 @@ fn measure(
     let (mut took, mut reply) = (Vec::new(), 0);
     let begun = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..clients)
-            .map(|_| {
-                scope.spawn(|| {
+            .map(|agent| {
+                let (next, together, server) = (&next, &together, &server);
+                scope.spawn(move || {
                     let connected = Client::connect(&server.address).and_then(|mut client| {
                         // The first call of a connection also pays for the server's own beginnings.
                         client.call("list_queues", "{}")?;
@@ -153,7 +160,17 @@ fn measure(
                         if n >= most || Instant::now() > end {
                             return Ok::<_, Failure>((mine, longest));
                         }
-                        let arguments = format!(r#"{{"agent_name":"agent-{}"}}"#, n % AGENTS);
+                        // Each asks for its own queue; what is claimed comes from all.
+                        let agent = if call == Call::Signup {
+                            n % AGENTS
+                        } else {
+                            agent
+                        };
+                        let arguments = format!(r#"{{"agent_name":"agent-{agent}"}}"#);
+                        if call == Call::ChangedQueue {
+                            let change = format!(r#"{{"id":{},"priority":{}}}"#, agent + 1, n % 7);
+                            client.call("update_task", &change)?;
+                        }
                         let asked = Instant::now();
                         let length = client.call(call.name(), &arguments)?;
                         mine.push(asked.elapsed());
@@ -193,14 +210,19 @@ fn measure(
 
 fn table(cells: &[Cell]) -> String {
     let mut text = "\
-| call | tasks | clients | p50 ms | p99 ms | calls/s | reply KB | server MB |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+| call | changed | tasks | clients | p50 ms | p99 ms | calls/s | reply KB | server MB |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
         .to_owned();
     for cell in cells {
         write!(
             text,
-            "\n| {} | {} | {} | {:.2} | {:.2} | {:.0} | {:.1} | {:.1} |",
+            "\n| {} | {} | {} | {} | {:.2} | {:.2} | {:.0} | {:.1} | {:.1} |",
             cell.call.name(),
+            if cell.call == Call::ChangedQueue {
+                "yes"
+            } else {
+                ""
+            },
             cell.tasks,
             cell.clients,
             cell.p50,
@@ -219,8 +241,9 @@ fn json(cells: &[Cell]) -> String {
         .iter()
         .map(|cell| {
             format!(
-                r#"{{"call":"{}","tasks":{},"clients":{},"calls":{},"p50_ms":{:.3},"p99_ms":{:.3},"calls_per_s":{:.0},"reply_bytes":{},"server_mb":{:.1}}}"#,
+                r#"{{"call":"{}","changed":{},"tasks":{},"clients":{},"calls":{},"p50_ms":{:.3},"p99_ms":{:.3},"calls_per_s":{:.0},"reply_bytes":{},"server_mb":{:.1}}}"#,
                 cell.call.name(),
+                cell.call == Call::ChangedQueue,
                 cell.tasks,
                 cell.clients,
                 cell.calls,

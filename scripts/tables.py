@@ -116,9 +116,10 @@ def targets(data):
     table.most(f"restart with {agents} live agents", "adopt_500_ms", 250, " ms")
     table.most("`status` with 10,000 open tasks and 50,000 past runs, beside tinytask's own answer", "status_ms", 30, " ms")
     asked = [cell for cell in data.get("tinytask", []) if cell["tasks"] == 10_000]
-    queue = next((cell["p50_ms"] for cell in asked if (cell["call"], cell["clients"]) == ("get_my_queue", 1)), None)
+    queues = {cell["changed"]: cell["p50_ms"] for cell in asked if (cell["call"], cell["clients"]) == ("get_my_queue", 1)}
+    queue, changed = queues.get(False), queues.get(True)
     signup = next((cell["calls_per_s"] for cell in asked if (cell["call"], cell["clients"]) == ("signup_for_task", 8)), None)
-    table.add("get_my_queue at 10,000 tasks over HTTP", "p50 ≤ 0.5 ms", f"{ms(queue)} ms", None if queue is None else queue <= 0.5)
+    table.add("get_my_queue at 10,000 tasks over HTTP", "p50 ≤ 0.5 ms", f"{ms(queue)} ms ({ms(changed)} ms right after each change)", None if queue is None else queue <= 0.5)
     table.add("8 clients signing up at once", "≥ 2,000 calls/s", f"{told(signup, 0)} calls/s", None if signup is None else signup >= 2000)
     table.most("binary, stripped", "build.binary_bytes", 12, " MB", per=1e6)
     cores = told(get(data, "build.cores"), 0)
@@ -215,10 +216,10 @@ def details(data):
             tables.append("\n".join(lines))
     cells = data.get("tinytask", [])
     if cells:
-        lines = ["| built-in tinytask | tasks | clients | p50 ms | p99 ms | calls/s | reply KB | server MB |"]
-        lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        lines = ["| built-in tinytask | changed | tasks | clients | p50 ms | p99 ms | calls/s | reply KB | server MB |"]
+        lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for cell in cells:
-            parts = [cell["call"], told(cell["tasks"], 0), cell["clients"], ms(cell["p50_ms"]), ms(cell["p99_ms"])]
+            parts = [cell["call"], "yes" if cell["changed"] else "", told(cell["tasks"], 0), cell["clients"], ms(cell["p50_ms"]), ms(cell["p99_ms"])]
             parts += [told(cell["calls_per_s"], 0), told(cell["reply_bytes"] / 1000), told(cell["server_mb"])]
             lines.append("| " + " | ".join(map(str, parts)) + " |")
         tables.append("\n".join(lines))

@@ -147,7 +147,7 @@ fn missing(counts: &Counts) -> Vec<String> {
 const OFTEN: u64 = 1000;
 
 /// What follows from the faults, and has to have been met.
-const OTHERS: [&str; 29] = [
+const OTHERS: [&str; 30] = [
     "event lost",
     "event late",
     "event doubled",
@@ -176,6 +176,7 @@ const OTHERS: [&str; 29] = [
     "action sweep",
     "action put back",
     "action finish verdict",
+    "verdicts, and what follows, on one look",
     "settled",
 ];
 

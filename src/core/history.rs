@@ -3,6 +3,7 @@
 //! Nothing here is remembered between looks: it follows from the verdicts on disk each time.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::core::model::{
     FileKey, Moment, Now, Outcome, QueueName, RunId, RunSubject, Task, TaskKey,
@@ -102,6 +103,29 @@ fn lost_too_often(ours: &[Moment], now: &Now) -> Option<Hold> {
 
 fn reason(record: &VerdictRecord) -> &str {
     record.failure.as_ref().map_or("failed", |f| &f.reason)
+}
+
+/// Verdicts of a subject's own runs and of others' that touched it, as [`History`] has them: own ones in the order of their numbers,
+/// whatever the wall clock did meanwhile, and others' fitted in by time.
+pub fn in_order(
+    subject: RunSubject,
+    verdicts: impl IntoIterator<Item = Arc<VerdictRecord>>,
+) -> Vec<Arc<VerdictRecord>> {
+    let (mut own, mut others): (Vec<_>, Vec<_>) = verdicts
+        .into_iter()
+        .partition(|verdict| verdict.run.subject == subject);
+    own.sort_by(|a, b| (a.run.number, &a.queue).cmp(&(b.run.number, &b.queue)));
+    others.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
+    let mut others = others.into_iter().peekable();
+    let mut verdicts = Vec::new();
+    for verdict in own {
+        while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall) {
+            verdicts.push(other);
+        }
+        verdicts.push(verdict);
+    }
+    verdicts.extend(others);
+    verdicts
 }
 
 impl Standing {

@@ -151,3 +151,89 @@ impl Daemon {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::{TaskStatus, Timestamp};
+
+    fn task(id: TaskId, queue: &str) -> Task {
+        Task {
+            id,
+            title: String::new(),
+            status: TaskStatus::Idle,
+            assigned_to: Some(queue.into()),
+            previous_assigned_to: None,
+            created_by: None,
+            priority: 0.0,
+            parent: None,
+            queue_name: None,
+            blocked_by: None,
+            is_blocked: false,
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+            is_archived: false,
+            fields: 0,
+        }
+    }
+
+    /// A look at these queues finds these tasks there, held for want of a folder; everything else is paused.
+    fn look(holds: &mut Holds, coverage: Coverage, tasks: &[(i64, &str)]) {
+        let mut seen = Snapshot {
+            coverage,
+            ..Snapshot::default()
+        };
+        let mut decision = Decision::default();
+        decision.holds.push((Subject::Everything, Hold::Paused));
+        for (number, queue) in tasks {
+            let id = TaskId::try_from(*number).expect("a number");
+            seen.tasks.insert(id, task(id, queue));
+            decision.holds.push((Subject::Task(id), Hold::NoFolder));
+        }
+        holds.looked(&seen, &decision);
+    }
+
+    fn queues(names: &[&str]) -> Coverage {
+        let names = names
+            .iter()
+            .map(|name| name.parse().expect("a queue's name"));
+        Coverage::Queues(names.collect())
+    }
+
+    /// The tasks that are held, which all wait for a folder.
+    fn held(holds: &Holds) -> Vec<i64> {
+        let folders = holds.waiting_folders();
+        assert_eq!(folders.len() + 1, holds.len());
+        let first = holds.iter().next().map(|(subject, _)| subject);
+        assert_eq!(first, Some(Subject::Everything));
+        folders.into_iter().map(TaskId::number).collect()
+    }
+
+    #[test]
+    fn a_look_at_a_queue_tells_of_its_tasks_and_leaves_the_others() {
+        let mut holds = Holds::default();
+        let all = [(1, "coder"), (2, "coder"), (3, "devops")];
+        look(&mut holds, Coverage::Everything, &all);
+        assert_eq!(held(&holds), [1, 2, 3]);
+        // One is gone, one came.
+        look(
+            &mut holds,
+            queues(&["coder"]),
+            &[(2, "coder"), (4, "coder")],
+        );
+        assert_eq!(held(&holds), [2, 3, 4]);
+        // One went to a queue that is asked; the one it came from is not, and when it is, it is not its any more.
+        look(
+            &mut holds,
+            queues(&["devops"]),
+            &[(2, "devops"), (3, "devops")],
+        );
+        assert_eq!(held(&holds), [2, 3, 4]);
+        look(&mut holds, queues(&["coder"]), &[]);
+        assert_eq!(held(&holds), [2, 3]);
+        look(&mut holds, Coverage::Nothing, &[]);
+        assert_eq!(held(&holds), [2, 3]);
+        look(&mut holds, Coverage::Everything, &[(5, "coder")]);
+        assert_eq!(held(&holds), [5]);
+    }
+}

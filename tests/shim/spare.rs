@@ -23,6 +23,9 @@ fn command_line(pid: u32) -> Vec<String> {
 #[test]
 fn ps_tells_which_run_a_shim_is_of_however_it_was_started() {
     let world = World::new();
+    // It waits until it is killed: nobody writes.
+    let fifo = world.path("fifo");
+    nix::unistd::mkfifo(fifo.as_std_path(), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     for (number, has_spare) in [(1, true), (2, false)] {
         let run = world.sh(7, number, "read go < fifo");
         let mut program = program();

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use calypso_watch::core::attention::{Attention, News};
-use calypso_watch::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId};
+use calypso_watch::core::decide::judged;
+use calypso_watch::core::model::{Moment, Now, ProcessId, RunId, RunSubject, TaskId};
 use calypso_watch::core::record::{Known, VerdictRecord};
 use calypso_watch::core::trust::Trust;
 use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
@@ -411,10 +412,31 @@ impl World {
             Scope::Queues(_) => "look",
         });
         let looked = self.now();
-        let seen = self.look(scope, &looked)?;
+        let mut seen = self.look(scope, &looked)?;
         self.point("after the look")?;
+        let (mut decision, mut acted) = self.settle(scope, &seen, &looked)?;
+        if acted == Acted::Something && self.has_asked(&seen) && judged(&mut seen, &decision) {
+            self.counts.hit("verdicts, and what follows, on one look");
+            if let Some(daemon) = &mut self.daemon {
+                daemon.attention.take();
+            }
+            (decision, acted) = match self.settle(scope, &seen, &looked)? {
+                (then, Acted::Nothing) => (then, Acted::Something),
+                settled => settled,
+            };
+        }
+        Ok((seen, decision, acted))
+    }
+
+    /// Decides and performs.
+    fn settle(
+        &mut self,
+        scope: &Scope,
+        seen: &Snapshot,
+        looked: &Now,
+    ) -> Result<(Decision, Acted), Killed> {
         let now = self.now();
-        let decision = (self.decide)(&seen, &self.policy, &now);
+        let decision = (self.decide)(seen, &self.policy, &now);
         self.tell(|world| {
             let meanings = &decision.meanings;
             let tasks = world.tiny.db.rows.values().filter(|row| row.is_open());
@@ -426,18 +448,18 @@ impl World {
                 seen.tinytask, decision.holds, decision.wake_at
             )
         });
-        self.check_decision(&seen, &decision, &now);
+        self.check_decision(seen, &decision, &now);
         if let Some(daemon) = &mut self.daemon {
-            daemon.attention.looked(&seen, &decision);
+            daemon.attention.looked(seen, &decision);
         }
-        let acted = self.perform(&seen, &decision, &looked)?;
+        let acted = self.perform(seen, &decision, looked)?;
         if let Some(daemon) = &mut self.daemon {
-            daemon.attention.acted(&seen, &decision);
+            daemon.attention.acted(seen, &decision);
             if acted == Acted::Failed {
                 daemon.attention.hear(News::Anything);
             }
         }
-        Ok((seen, decision, acted))
+        Ok((decision, acted))
     }
 
     /// With nothing happening in between: looking and deciding again adds nothing, and every wait has a hold.

@@ -327,8 +327,7 @@ impl World {
     }
 
     fn try_ask(&mut self, seen: &mut Snapshot, scope: &Scope) -> Result<Answer<bool>, Killed> {
-        let is_over = |run: &&Run| run.verdict.is_none() && run.meaning() == Meaning::Complete;
-        let over: Vec<Run> = seen.runs.iter().filter(is_over).cloned().collect();
+        let over = over(&seen.runs);
         let mut tasks = Vec::new();
         match scope {
             Scope::Everything => {
@@ -399,6 +398,14 @@ impl World {
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         memory.highest_task = memory.highest_task.max(highest);
         Ok(Ok(true))
+    }
+
+    pub(crate) fn has_asked(&self, seen: &Snapshot) -> bool {
+        let Some(daemon) = &self.daemon else {
+            return false;
+        };
+        let queues = self.queues_to_ask(seen, &over(&seen.runs), &daemon.attention.asked());
+        queues.iter().all(|queue| seen.coverage.has(queue))
     }
 
     fn queues_to_ask(&self, seen: &Snapshot, over: &[Run], asked: &Asked) -> BTreeSet<QueueName> {
@@ -572,4 +579,10 @@ impl World {
             .expect("only a daemon that lives looks")
             .memory
     }
+}
+
+/// As `look::asking` has it.
+fn over(runs: &[Run]) -> Vec<Run> {
+    let is_over = |run: &&Run| run.verdict.is_none() && run.meaning() == Meaning::Complete;
+    runs.iter().filter(is_over).cloned().collect()
 }

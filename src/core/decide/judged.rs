@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::core::history::in_order;
 use crate::core::model::RunSubject;
 use crate::core::{Action, Decision, Snapshot};
 
@@ -28,7 +29,9 @@ pub fn judged(seen: &mut Snapshot, decision: &Decision) -> bool {
         let touched = verdict.tasks.iter().map(|t| RunSubject::Task(t.key.id));
         for subject in touched.filter(|subject| *subject != own).chain([own]) {
             let history = Arc::make_mut(seen.histories.entry(subject).or_default());
-            history.verdicts.push(Arc::clone(verdict));
+            // A power cut may have left a run to be judged after later ones.
+            let known = std::mem::take(&mut history.verdicts);
+            history.verdicts = in_order(subject, known.into_iter().chain([Arc::clone(verdict)]));
             if subject == own {
                 history.last_run = history.last_run.max(verdict.run.number);
             }

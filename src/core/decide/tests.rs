@@ -1248,6 +1248,28 @@ fn what_a_verdict_leads_to_is_decided_on_the_same_look() {
     );
 }
 
+/// Found by the simulator: a power cut took the record of 1/1's verdict, and 1/2 was judged long ago.
+#[test]
+fn a_run_that_is_judged_after_later_ones_stands_before_them() {
+    let handed_back = record(
+        "1/2",
+        "coder",
+        Verdict::HandedOff {
+            to: Some("architect".into()),
+        },
+        -100,
+    );
+    let mut world = over_and(|_| {}).past(handed_back);
+    let decision = decide(&world.seen, &world.policy, &now(0));
+    assert!(judged(&mut world.seen, &decision));
+    let numbers = |number| {
+        let history = &world.seen.histories[&subject(number)];
+        let numbers = history.verdicts.iter().map(|verdict| verdict.run.number);
+        (numbers.collect::<Vec<_>>(), history.last_run)
+    };
+    assert_eq!(numbers(1), (vec![1, 2], 2));
+}
+
 #[test]
 fn a_failed_attempt_counts_on_the_same_look() {
     let nothing_done = |_: &mut Task| {};

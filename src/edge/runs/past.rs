@@ -13,6 +13,7 @@ use super::{
     settle_cleared,
 };
 use crate::core::History;
+use crate::core::history::in_order;
 use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};
 use crate::core::model::{Millis, Moment, RunId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{FORMAT, FileVerdict, Verdict, VerdictRecord};
@@ -163,50 +164,29 @@ impl<'a> Recorded<'a> {
             .flat_map(|earlier| &earlier.verdicts)
             .map(|verdict| (verdict.run, verdict))
             .collect();
-        let mut own = Vec::new();
-        let mut others: Vec<Arc<VerdictRecord>> = Vec::new();
-        let mut is_marked = false;
+        let (mut verdicts, mut last_run, mut is_marked) = (Vec::new(), 0, false);
         for name in folder.names().map_err(io_error("list", &path))? {
             let name = super::printable(&name);
             is_marked |= name == MARKS;
             if let Some(dir) = RunDir::parse_dir(subject, &name) {
-                own.push(dir);
+                last_run = last_run.max(dir.id.number);
+                verdicts.extend(match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
+                    Some(verdict) => Some(Arc::clone(verdict)),
+                    None => verdict(&format!("{name}/{VERDICT}"), &|| dir.id.to_string())?,
+                });
             } else if is_link_name(&name) {
-                others.extend(verdict(&name, &|| format!("{subject}/{name}"))?);
+                verdicts.extend(verdict(&name, &|| format!("{subject}/{name}"))?);
             }
         }
-        own.sort();
-        others.sort_by_key(|verdict| (verdict.judged.wall, verdict.run));
-        let mut others = others.into_iter().peekable();
-        let mut verdicts = Vec::new();
-        // Own runs stand in the order of their numbers, whatever the wall clock did meanwhile; others' are fitted in by time.
-        for dir in &own {
-            let verdict = match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
-                Some(verdict) => Arc::clone(verdict),
-                None => {
-                    let name = format!("{}/{VERDICT}", dir.dir_name());
-                    match verdict(&name, &|| dir.id.to_string())? {
-                        Some(verdict) => verdict,
-                        None => continue,
-                    }
-                }
-            };
-            while let Some(other) = others.next_if(|other| other.judged.wall < verdict.judged.wall)
-            {
-                verdicts.push(other);
-            }
-            verdicts.push(verdict);
-        }
-        verdicts.extend(others);
         let marks = if is_marked {
             read_marks(self.layout, subject)?
         } else {
             None
         };
         Ok(History {
-            verdicts,
+            verdicts: in_order(subject, verdicts),
             marks: marks.unwrap_or_default(),
-            last_run: own.last().map_or(0, |dir| dir.id.number),
+            last_run,
         })
     }
 }

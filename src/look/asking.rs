@@ -185,7 +185,8 @@ impl Looker {
             .collect()
     }
 
-    /// Has this look asked all that one would, right after its verdicts are on record, that were to ask this?
+    /// Would a look that has to ask this, taken once the verdicts that follow from `seen` are on record, ask for queues only that `seen`
+    /// shows already?
     pub fn has_asked(&self, seen: &Snapshot, asked: &Asked) -> bool {
         let queues = self.queues_to_ask(seen, &over(&seen.runs), asked);
         queues.iter().all(|queue| seen.coverage.has(queue))

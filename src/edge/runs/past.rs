@@ -106,8 +106,8 @@ impl<'a> Recorded<'a> {
         Ok(Self { layout, runs })
     }
 
-    /// As [`history`] of each, in any order, where that before is known or not. Thousands, which is what a look at everything asks for first, are shared among the
-    /// machine's cores: each is a handful of system calls.
+    /// As [`history`] of each, in any order; with what was known of it before. Thousands, which is what a look at everything asks for
+    /// first, are shared among the machine's cores: each is a handful of system calls.
     pub fn histories(
         &self,
         subjects: &[(RunSubject, Option<&History>)],

@@ -176,7 +176,7 @@ const OTHERS: [&str; 30] = [
     "action sweep",
     "action put back",
     "action finish verdict",
-    "verdicts, and what follows, on one look",
+    "what follows, decided on the same look",
     "settled",
 ];
 

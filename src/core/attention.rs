@@ -193,9 +193,8 @@ impl Attention {
                 | Action::ClearPidFile { .. }
                 | Action::ClearStranger { .. }
                 | Action::ClearStop { .. } => self.hear(News::Runs),
-                Action::RecordMark { .. }
-                | Action::PutBack { .. }
-                | Action::CreateFolder { .. } => self.hear(News::Anything),
+                Action::CreateFolder { task } => self.hear(News::Task(*task)),
+                Action::RecordMark { .. } | Action::PutBack { .. } => self.hear(News::Anything),
             }
         }
     }

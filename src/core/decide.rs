@@ -6,7 +6,7 @@
 //! | `waiting.rs` | which files and tasks only need a slot, and why each of the others waits |
 //! | `slots.rs` | who gets a slot, and which provider or queue is held |
 //! | `outage.rs` | how often in a row something has failed |
-//! | `judged.rs` | the same look, once its verdicts are on record |
+//! | `carried_out.rs` | the same look, once that is done |
 //!
 //! Nothing is started on the file system's word alone, nor on tinytask's alone: a launch needs a task that tinytask shows
 //! runnable in this very look, a folder, a recipe, and no trace of a run that may still be alive.
@@ -16,13 +16,13 @@ use crate::core::model::{FileKey, Now, QueueName, RunSubject, Task, TaskKey, Tim
 use crate::core::verdict::Meaning;
 use crate::core::{Decision, Hold, Policy, Run, Snapshot, Subject, Tinytask};
 
-mod judged;
+mod carried_out;
 mod outage;
 mod runs;
 mod slots;
 mod waiting;
 
-pub use judged::judged;
+pub use carried_out::carried_out;
 
 /// What to do now. Calling it twice with the same arguments gives the same answer.
 pub fn decide(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::core::attention::{Attention, News};
-use crate::core::decide::{decide, judged};
+use crate::core::decide::{carried_out, decide};
 use crate::core::model::{Moment, Now, QueueName, RunId, RunState, RunSubject};
 use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
@@ -376,18 +376,18 @@ impl Daemon {
         }
         self.lock.touch();
         let (mut decision, mut acted) = self.settle(&seen, &now).await;
-        // A run is over, and the next agent waits for nothing but its verdict: the look that led to it knows the rest, where another
-        // would ask the same of tinytask.
+        // A run is over, and the next agent waits for nothing but its verdict; or a task landed, and for nothing but its folder: the look
+        // that led to that knows the rest, where another would ask the same of tinytask.
         //
         // The interleaving it survives: a task is claimed, moved or paused between that look and the launch. It is read again right
         // before its launch, whichever look that follows from; and a word in control/ that came after a look is for the next one.
         if acted == Acted::Something
             && self.looker.has_asked(&seen, &self.attention.asked())
-            && judged(&mut seen, &decision)
+            && carried_out(&mut seen, &decision, &clock::now())
         {
             self.attention.take();
             (decision, acted) = match self.settle(&seen, &now).await {
-                // There are verdicts.
+                // Before, there was something.
                 (then, Acted::Nothing) => (then, Acted::Something),
                 settled => settled,
             };

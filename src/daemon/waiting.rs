@@ -11,6 +11,7 @@ use super::timers::Timers;
 use super::{Builtin, Daemon, lock};
 use crate::core::attention::News;
 use crate::core::model::{Millis, Moment, Now, Timestamp};
+use crate::edge::tinytask::Hint;
 use crate::edge::watch::{self, Watch};
 use crate::edge::{clock, process};
 use crate::look;
@@ -137,6 +138,9 @@ impl Daemon {
         match timers.take_database() {
             Some(is_last) if is_told => {
                 self.read_hint(timers);
+                if is_last && self.looker.hint.as_ref().is_some_and(Hint::is_behind) {
+                    self.read_hint(timers);
+                }
                 if is_last && let Some(hint) = &mut self.looker.hint {
                     hint.rest();
                 }

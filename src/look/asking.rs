@@ -185,8 +185,7 @@ impl Looker {
             .collect()
     }
 
-    /// Would a look that has to ask this, taken once the verdicts that follow from `seen` are on record, ask for queues only that `seen`
-    /// shows already?
+    /// Would a look that has to ask this, taken once what follows from `seen` is done, ask for queues only that `seen` shows already?
     pub fn has_asked(&self, seen: &Snapshot, asked: &Asked) -> bool {
         let queues = self.queues_to_ask(seen, &over(&seen.runs), asked);
         queues.iter().all(|queue| seen.coverage.has(queue))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use calypso_watch::core::attention::{Attention, News};
-use calypso_watch::core::decide::judged;
+use calypso_watch::core::decide::carried_out;
 use calypso_watch::core::model::{Moment, Now, ProcessId, RunId, RunSubject, TaskId};
 use calypso_watch::core::record::{Known, VerdictRecord};
 use calypso_watch::core::trust::Trust;
@@ -415,8 +415,12 @@ impl World {
         let mut seen = self.look(scope, &looked)?;
         self.point("after the look")?;
         let (mut decision, mut acted) = self.settle(scope, &seen, &looked)?;
-        if acted == Acted::Something && self.has_asked(&seen) && judged(&mut seen, &decision) {
-            self.counts.hit("verdicts, and what follows, on one look");
+        let now = self.now();
+        if acted == Acted::Something
+            && self.has_asked(&seen)
+            && carried_out(&mut seen, &decision, &now)
+        {
+            self.counts.hit("what follows, decided on the same look");
             if let Some(daemon) = &mut self.daemon {
                 daemon.attention.take();
             }

@@ -251,3 +251,34 @@ fn the_first_generation_is_read_too() {
     assert_eq!(hint.changes(), queues(&["crew"]));
     assert_eq!(hint.newest().flatten().map(|key| key.id.number()), Some(1));
 }
+
+/// Enough that their rows are not read at once.
+const MANY: usize = 1001;
+
+#[test]
+fn of_very_many_tasks_who_came_and_went_is_told_first_and_the_rest_next() {
+    if elsewhere() {
+        return;
+    }
+    let mut told = told();
+    let first = told.create(json!({ "assigned_to": "architect" }));
+    for _ in 1..MANY {
+        told.create(json!({ "assigned_to": "people" }));
+    }
+    assert_eq!(told.hint.changes(), queues(&["architect", "people"]));
+    assert_eq!(told.hint.changes(), Some(vec![]));
+    let edited = json!({ "id": first, "description": "clearer" });
+    told.client.text("update_task", edited);
+    told.create(json!({ "assigned_to": "coder" }));
+    assert_eq!(told.hint.changes(), queues(&["coder"]));
+    assert!(told.hint.is_behind());
+    assert_eq!(told.hint.changes(), queues(&["architect", "coder"]));
+    assert!(!told.hint.is_behind());
+    assert_eq!(told.hint.changes(), Some(vec![]));
+    // What nobody came or went for is told at once.
+    told.changes(
+        "update_task",
+        json!({ "id": first, "description": "a word" }),
+        &["architect"],
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::core::decide::{decide, judged};
+use crate::core::decide::{carried_out, decide};
 use crate::core::given::{
     World, agent_alive, attempt, before, deed, ended, failure, file, given, id, key, left_lying,
     leftover, leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, time,
@@ -1211,15 +1211,15 @@ fn requests_beyond_what_a_record_can_tell_of_wait_for_the_run_after() {
     assert!(holds.iter().all(|(_, hold)| *hold == slot_of("inbound/1")));
 }
 
-// ── what follows from a verdict ──────────────────────────────────────────────────────────────────────────────────────────
+// ── what follows on the same look ──────────────────────────────────────────────────────────────────────────────────────────
 
-/// What is decided on a look, and then, where its verdicts are all that there is, on the same look again.
+/// What is decided on a look, and then, where it can be, on the same look again.
 fn in_turn(mut world: World) -> Vec<Vec<String>> {
     let mut turns = Vec::new();
     loop {
         let decision = decide(&world.seen, &world.policy, &now(0));
         turns.push(decision.actions.iter().map(deed).collect());
-        if !judged(&mut world.seen, &decision) {
+        if !carried_out(&mut world.seen, &decision, &now(0)) {
             return turns;
         }
     }
@@ -1261,7 +1261,7 @@ fn a_run_that_is_judged_after_later_ones_stands_before_them() {
     );
     let mut world = over_and(|_| {}).past(handed_back);
     let decision = decide(&world.seen, &world.policy, &now(0));
-    assert!(judged(&mut world.seen, &decision));
+    assert!(carried_out(&mut world.seen, &decision, &now(0)));
     let numbers = |number| {
         let history = &world.seen.histories[&subject(number)];
         let numbers = history.verdicts.iter().map(|verdict| verdict.run.number);
@@ -1300,4 +1300,16 @@ fn a_verdict_on_requests_calls_for_another_look_while_others_lie_there() {
     };
     assert_eq!(in_turn(over()), [vec!["judge inbound/1: "], vec![]]);
     assert_eq!(in_turn(over().drop("b.md")), [["judge inbound/1: "]]);
+}
+
+#[test]
+fn a_task_is_started_on_the_look_that_made_its_folder() {
+    let world = world()
+        .task(1, "architect")
+        .policy(|policy| policy.create_folders = true);
+    let world = world.but(|seen| seen.folders.clear());
+    assert_eq!(
+        in_turn(world),
+        [["create folder 1"], ["launch 1/1 architect"]]
+    );
 }

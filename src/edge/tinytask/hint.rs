@@ -24,12 +24,22 @@ use crate::core::model::{TaskId, TaskKey};
 /// Enough for the pages of one reading; the default of 2 MB would stay with us.
 const CACHE_KIB: i64 = 512;
 
+/// Open tasks whose rows take longer to read than anybody wants to wait for.
+const MANY: usize = 1000;
+
+/// Something of each queue's open tasks, that does not depend on their order.
+type Digests = BTreeMap<String, u64>;
+
 /// Reads one database.
 pub struct Hint {
     path: Utf8PathBuf,
     open: Option<Open>,
-    /// A digest of each queue's open tasks, as last read; none: nothing was read yet, or it cannot be relied on.
-    queues: Option<BTreeMap<String, u64>>,
+    /// A digest of all there is to each queue's open tasks, as last read; none: nothing was read yet, or it cannot be relied on.
+    queues: Option<Digests>,
+    /// The same of their numbers only, where they are [`MANY`].
+    members: Option<Digests>,
+    /// Something was told by the numbers, and the rows were not read since.
+    is_behind: bool,
     last_comment: i64,
 }
 
@@ -50,6 +60,8 @@ impl Hint {
             path: path.to_owned(),
             open: None,
             queues: None,
+            members: None,
+            is_behind: false,
             last_comment: 0,
         }
     }
@@ -60,7 +72,7 @@ impl Hint {
         if let Err(error) = &found {
             tracing::debug!(path = %self.path, %error, "tinytask's database tells nothing");
             self.open = None;
-            self.queues = None;
+            (self.queues, self.members) = (None, None);
         }
         found.ok().flatten()
     }
@@ -80,6 +92,11 @@ impl Hint {
         }))
     }
 
+    /// Has [`Hint::changes`] more to tell than it did, whatever happens?
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Nothing was written for a while: the file is let go, as a server that ends wants to tidy it up. What was read is kept.
     pub fn rest(&mut self) {
         self.open = None;
@@ -95,7 +112,7 @@ impl Hint {
         {
             // Another file has the name now: a restored backup, or a database made anew.
             self.open = None;
-            self.queues = None;
+            (self.queues, self.members) = (None, None);
         }
         self.opened()?;
         let Some(open) = &mut self.open else {
@@ -105,7 +122,25 @@ impl Hint {
         if open.version == Some(version) && self.queues.is_some() {
             return Ok(Some(Vec::new()));
         }
-        let queues = open.digests()?;
+        // Ten thousand rows take tens of milliseconds. Which of them are in which queue, which is what starts an agent, is told sooner, and
+        // first; what it does not tell (a task that is put back, edited, not blocked any more) is told by the rows when this is
+        // called again, as the version is not noted yet.
+        if let Some(before) = &self.members {
+            let members = open.members()?;
+            let changed = changed(before, &members);
+            if !changed.is_empty() {
+                self.members = Some(members);
+                self.is_behind = true;
+                return Ok(Some(changed));
+            }
+        }
+        self.is_behind = false;
+        let (queues, tasks) = open.digests()?;
+        self.members = if tasks > MANY {
+            Some(open.members()?)
+        } else {
+            None
+        };
         let mut commented = Vec::new();
         match self.queues {
             None => self.last_comment = open.last_comment()?,
@@ -122,14 +157,9 @@ impl Hint {
         let (Some(before), Some(now)) = (before, &self.queues) else {
             return Ok(None);
         };
-        let names = before.keys().chain(now.keys()).collect::<BTreeSet<_>>();
-        let changed = names
-            .into_iter()
-            .filter(|name| before.get(*name) != now.get(*name))
-            .filter_map(|name| name.parse().ok())
-            .map(News::Queue);
-        let commented = commented.into_iter().map(News::Task);
-        Ok(Some(changed.chain(commented).collect()))
+        let mut news = changed(&before, now);
+        news.extend(commented.into_iter().map(News::Task));
+        Ok(Some(news))
     }
 
     fn opened(&mut self) -> rusqlite::Result<&Open> {
@@ -174,20 +204,10 @@ impl Open {
         (self.connection).pragma_query_value(None, "data_version", |row| row.get(0))
     }
 
-    /// A digest of each queue's open tasks that does not depend on their order. A part of another task counts for that one's queue too,
-    /// as it keeps it from being runnable.
-    fn digests(&self) -> rusqlite::Result<BTreeMap<String, u64>> {
-        let mut queues: BTreeMap<String, u64> = BTreeMap::new();
-        let mut add = |queue: ValueRef<'_>, digest: u64| {
-            let ValueRef::Text(queue) = queue else { return };
-            let Ok(queue) = std::str::from_utf8(queue) else {
-                return;
-            };
-            match queues.get_mut(queue) {
-                Some(sum) => *sum = sum.wrapping_add(digest),
-                None => drop(queues.insert(queue.to_owned(), digest)),
-            }
-        };
+    /// A digest of each queue's open tasks, and how many there are. A part of another task counts for that one's queue too, as it keeps
+    /// it from being runnable.
+    fn digests(&self) -> rusqlite::Result<(Digests, usize)> {
+        let (mut queues, mut tasks) = (Digests::new(), 0);
         let mut statement = self.connection.prepare_cached(&self.open_tasks)?;
         let columns = statement.column_count();
         let mut rows = statement.query([])?;
@@ -196,9 +216,25 @@ impl Open {
             for column in 0..columns {
                 digest(row.get_ref(column)?, &mut hasher);
             }
-            add(row.get_ref(0)?, hasher.finish());
+            add(&mut queues, row.get_ref(0)?, hasher.finish());
             // Else a part in its whole's own queue would count like two of its kind.
-            add(row.get_ref(1)?, hasher.finish().rotate_left(1));
+            add(&mut queues, row.get_ref(1)?, hasher.finish().rotate_left(1));
+            tasks += 1;
+        }
+        Ok((queues, tasks))
+    }
+
+    /// A digest of the numbers of each queue's open tasks. In the words of the built-in server's index of them, where there is one.
+    fn members(&self) -> rusqlite::Result<Digests> {
+        let mut queues = Digests::new();
+        let sql =
+            "SELECT assigned_to, id FROM tasks WHERE archived_at IS NULL AND status <> 'complete'";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut hasher = SipHasher13::new();
+            digest(row.get_ref(1)?, &mut hasher);
+            add(&mut queues, row.get_ref(0)?, hasher.finish());
         }
         Ok(queues)
     }
@@ -234,6 +270,28 @@ fn open_tasks(columns: &BTreeSet<String>) -> String {
         "SELECT task.assigned_to, {whole}, {blocker}, task.* \
          FROM tasks task WHERE task.status IN ('idle', 'working') AND task.archived_at IS NULL"
     )
+}
+
+fn add(queues: &mut Digests, queue: ValueRef<'_>, digest: u64) {
+    let ValueRef::Text(queue) = queue else { return };
+    let Ok(queue) = std::str::from_utf8(queue) else {
+        return;
+    };
+    match queues.get_mut(queue) {
+        Some(sum) => *sum = sum.wrapping_add(digest),
+        None => drop(queues.insert(queue.to_owned(), digest)),
+    }
+}
+
+/// The queues that differ.
+fn changed(before: &Digests, now: &Digests) -> Vec<News> {
+    let names = before.keys().chain(now.keys()).collect::<BTreeSet<_>>();
+    names
+        .into_iter()
+        .filter(|name| before.get(*name) != now.get(*name))
+        .filter_map(|name| name.parse().ok())
+        .map(News::Queue)
+        .collect()
 }
 
 fn digest(value: ValueRef<'_>, hasher: &mut SipHasher13) {

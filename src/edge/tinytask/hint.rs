@@ -5,7 +5,8 @@
 //!
 //! Interleaving survived: inotify tells of a write to the log before the commit is visible (measured: 200 of 200 immediate looks were
 //! stale, 2 of 200 after 1 ms). So [`Hint::changes`] is asked again, at growing distances, until a while after the last event; a commit
-//! that is not visible yet is found by one of these, as each compares what is there with what was there when it was last read.
+//! that is not visible yet is found by one of these, as each compares what is there with what was there when it was last read. Where
+//! the first of them tells of numbers only ([`MANY`]), what else that commit changed is told by the next, and the last asks twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};

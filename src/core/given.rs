@@ -48,11 +48,11 @@ pub(super) fn now(seconds: i64) -> Now {
     }
 }
 
-pub(super) fn id(number: i64) -> TaskId {
+pub(crate) fn id(number: i64) -> TaskId {
     TaskId::try_from(number).expect("positive")
 }
 
-pub(super) fn queue(name: &str) -> QueueName {
+pub(crate) fn queue(name: &str) -> QueueName {
     name.parse().expect("a queue's name")
 }
 
@@ -68,7 +68,7 @@ pub(super) fn key(number: i64) -> TaskKey {
     }
 }
 
-pub(super) fn task(number: i64, queue: &str) -> Task {
+pub(crate) fn task(number: i64, queue: &str) -> Task {
     Task {
         id: id(number),
         title: format!("task {number}"),

@@ -17,6 +17,10 @@ pub struct RunDir {
     pub queue: QueueName,
 }
 
+/// Beside a subject's run directories: what people said of it.
+pub const MARKS: &str = "marks.json";
+const VERDICT: &str = "verdict.json";
+
 impl RunDir {
     /// `task_7-0003-architect`: its entry in live/.
     pub fn live_name(&self) -> String {
@@ -25,6 +29,10 @@ impl RunDir {
     /// `0003-architect`: its directory below the subject's.
     pub fn dir_name(&self) -> String {
         format!("{:04}-{}", self.id.number, self.queue)
+    }
+    /// As [`RunPaths::verdict`], from the subject's directory.
+    pub fn verdict_below_subject(&self) -> Utf8PathBuf {
+        Utf8PathBuf::from(self.dir_name()).join(VERDICT)
     }
     /// Reads [`Self::live_name`] back; `None` for anything else.
     pub fn parse_live(name: &str) -> Option<Self> {
@@ -168,7 +176,7 @@ impl Layout {
     }
     /// What people said of a subject.
     pub fn marks(&self, subject: RunSubject) -> Utf8PathBuf {
-        self.subject_runs(subject).join("marks.json")
+        self.subject_runs(subject).join(MARKS)
     }
     /// One run.
     pub fn run(&self, run: &RunDir) -> RunPaths {
@@ -221,6 +229,6 @@ impl RunPaths {
     }
     /// What tinytask said afterwards.
     pub fn verdict(&self) -> Utf8PathBuf {
-        self.dir.join("verdict.json")
+        self.dir.join(VERDICT)
     }
 }

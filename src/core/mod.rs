@@ -32,7 +32,7 @@ pub mod trust;
 pub mod verdict;
 
 #[cfg(test)]
-mod given;
+pub(crate) mod given;
 
 use layout::RunDir;
 use model::{

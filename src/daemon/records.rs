@@ -155,27 +155,7 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::model::{TaskStatus, Timestamp};
-
-    fn task(id: TaskId, queue: &str) -> Task {
-        Task {
-            id,
-            title: String::new(),
-            status: TaskStatus::Idle,
-            assigned_to: Some(queue.into()),
-            previous_assigned_to: None,
-            created_by: None,
-            priority: 0.0,
-            parent: None,
-            queue_name: None,
-            blocked_by: None,
-            is_blocked: false,
-            created_at: Timestamp(0),
-            updated_at: Timestamp(0),
-            is_archived: false,
-            fields: 0,
-        }
-    }
+    use crate::core::given::{id, queue, task};
 
     /// A look at these queues finds these tasks there, held for want of a folder; everything else is paused.
     fn look(holds: &mut Holds, coverage: Coverage, tasks: &[(i64, &str)]) {
@@ -186,18 +166,16 @@ mod tests {
         let mut decision = Decision::default();
         decision.holds.push((Subject::Everything, Hold::Paused));
         for (number, queue) in tasks {
-            let id = TaskId::try_from(*number).expect("a number");
-            seen.tasks.insert(id, task(id, queue));
-            decision.holds.push((Subject::Task(id), Hold::NoFolder));
+            seen.tasks.insert(id(*number), task(*number, queue));
+            decision
+                .holds
+                .push((Subject::Task(id(*number)), Hold::NoFolder));
         }
         holds.looked(&seen, &decision);
     }
 
     fn queues(names: &[&str]) -> Coverage {
-        let names = names
-            .iter()
-            .map(|name| name.parse().expect("a queue's name"));
-        Coverage::Queues(names.collect())
+        Coverage::Queues(names.iter().map(|name| queue(name)).collect())
     }
 
     /// The tasks that are held, which all wait for a folder.

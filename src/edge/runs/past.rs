@@ -14,7 +14,7 @@ use super::{
 };
 use crate::core::History;
 use crate::core::history::in_order;
-use crate::core::layout::{Layout, RunDir, parse_subject_dir, subject_dir};
+use crate::core::layout::{Layout, MARKS, RunDir, parse_subject_dir, subject_dir};
 use crate::core::model::{Millis, Moment, RunId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{FORMAT, FileVerdict, Verdict, VerdictRecord};
 use crate::edge::{files, kill_point};
@@ -24,10 +24,6 @@ use crate::edge::{files, kill_point};
 const TURN_OVER: u64 = 16 << 20;
 /// How far back [`finish`] looks for the line of a run whose finishing was cut short.
 const TAIL: usize = 100;
-/// As [`Layout::marks`] names them.
-const MARKS: &str = "marks.json";
-/// As [`RunPaths::verdict`](crate::core::layout::RunPaths::verdict) names it.
-const VERDICT: &str = "verdict.json";
 /// So many subjects' records are read by one thread in a few milliseconds.
 const SHARE: usize = 250;
 
@@ -153,8 +149,8 @@ impl<'a> Recorded<'a> {
                 return Err(io_error("list", &path)(error));
             }
         };
-        let verdict = |name: &str, whose: &dyn Fn() -> String| {
-            let open = folder.open_regular(Utf8Path::new(name));
+        let verdict = |name: &Utf8Path, whose: &dyn Fn() -> String| {
+            let open = folder.open_regular(name);
             let bytes = open.and_then(|file| files::read_all(&file, RECORD_LIMIT));
             let verdict: Option<VerdictRecord> = super::record(bytes, &path.join(name), whose)?;
             Ok(verdict.map(Arc::new))
@@ -172,10 +168,12 @@ impl<'a> Recorded<'a> {
                 last_run = last_run.max(dir.id.number);
                 verdicts.extend(match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
                     Some(verdict) => Some(Arc::clone(verdict)),
-                    None => verdict(&format!("{name}/{VERDICT}"), &|| dir.id.to_string())?,
+                    None => verdict(&dir.verdict_below_subject(), &|| dir.id.to_string())?,
                 });
             } else if is_link_name(&name) {
-                verdicts.extend(verdict(&name, &|| format!("{subject}/{name}"))?);
+                verdicts.extend(verdict(name.as_str().into(), &|| {
+                    format!("{subject}/{name}")
+                })?);
             }
         }
         let marks = if is_marked {

@@ -130,7 +130,7 @@ pub(super) fn decide_on_records(data: &[u8]) {
                 },
                 alive: Some(Alive::default()),
             },
-            spec: Some(spec.clone()),
+            spec: Some(spec.clone().into()),
             state: state.clone(),
             ended_by_daemon: None,
             verdict: None,

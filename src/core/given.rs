@@ -48,6 +48,11 @@ pub(super) fn now(seconds: i64) -> Now {
     }
 }
 
+/// Its spec, to be changed.
+pub(crate) fn spec_of(run: &mut Run) -> &mut Spec {
+    Arc::make_mut(run.spec.as_mut().expect("a spec"))
+}
+
 pub(crate) fn id(number: i64) -> TaskId {
     TaskId::try_from(number).expect("positive")
 }
@@ -124,7 +129,7 @@ pub(super) fn run(name: &str, queue_name: &str) -> Run {
             id,
             queue: queue(queue_name),
         },
-        spec: Some(Spec {
+        spec: Some(Arc::new(Spec {
             format: 1,
             token: "token".into(),
             run: id,
@@ -156,7 +161,7 @@ pub(super) fn run(name: &str, queue_name: &str) -> Run {
                 folder: 7,
                 inbound: Vec::new(),
             },
-        }),
+        })),
         state: Some(StateRecord {
             format: 1,
             token: "token".into(),

@@ -27,6 +27,7 @@ pub mod layout;
 pub mod model;
 pub mod policy;
 pub mod record;
+pub mod text;
 mod time;
 pub mod trust;
 pub mod verdict;
@@ -37,7 +38,7 @@ pub(crate) mod given;
 use layout::RunDir;
 use model::{
     Detail, FileKey, Leftover, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, Recipe,
-    RunId, RunSubject, Task, TaskId, Timestamp,
+    RunId, RunSubject, Task, TaskId, Text, Timestamp,
 };
 use record::{Marks, Spec, StateRecord, VerdictRecord};
 
@@ -145,7 +146,7 @@ impl Coverage {
 pub struct Run {
     pub dir: RunDir,
     /// None: not written yet, torn, or of another format.
-    pub spec: Option<Spec>,
+    pub spec: Option<Arc<Spec>>,
     pub state: Option<StateRecord>,
     pub observed: Observed,
     /// The daemon's word, where the shim could not give it.
@@ -514,7 +515,7 @@ pub enum Hold {
         open: u32,
     },
     NotAssigned {
-        queue_name: Option<String>,
+        queue_name: Option<Text>,
     },
     AwaitingFiles {
         run: RunId,

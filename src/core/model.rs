@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::text::Text;
 pub use super::time::{Millis, Moment, Now, Timestamp};
 
 /// What a person typed, or a file is called, is not a valid id; the text says why.
@@ -84,8 +85,8 @@ impl fmt::Display for TaskId {
 
 /// A queue's name: 1 to 100 of `[A-Za-z0-9_.-]`, not starting with a dot or a dash, as it becomes part of file names and of an argv.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct QueueName(String);
+#[serde(try_from = "Text", into = "Text")]
+pub struct QueueName(Text);
 
 impl QueueName {
     /// The name itself.
@@ -116,18 +117,18 @@ impl FromStr for QueueName {
         if text.starts_with(['.', '-']) {
             return Err(invalid("a queue's name does not start with `.` or `-`"));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
-impl TryFrom<String> for QueueName {
+impl TryFrom<Text> for QueueName {
     type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    fn try_from(text: Text) -> Result<Self, Invalid> {
         text.parse()
     }
 }
 
-impl From<QueueName> for String {
+impl From<QueueName> for Text {
     fn from(name: QueueName) -> Self {
         name.0
     }
@@ -324,14 +325,14 @@ pub struct Task {
     pub title: String,
     pub status: TaskStatus,
     /// The agent whose queue it is in; free text, so it need not be a valid queue name.
-    pub assigned_to: Option<String>,
-    pub previous_assigned_to: Option<String>,
-    pub created_by: Option<String>,
+    pub assigned_to: Option<Text>,
+    pub previous_assigned_to: Option<Text>,
+    pub created_by: Option<Text>,
     /// May be fractional or negative.
     pub priority: f64,
     pub parent: Option<TaskId>,
     /// v2's label; nobody claims by it.
-    pub queue_name: Option<String>,
+    pub queue_name: Option<Text>,
     pub blocked_by: Option<TaskId>,
     pub is_blocked: bool,
     /// To the second.

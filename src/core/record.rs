@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::model::{
     FileKey, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, RunId, RunState, TaskId,
-    TaskKey, TaskStatus, Timestamp,
+    TaskKey, TaskStatus, Text, Timestamp,
 };
 
 /// The newest format this program reads and the one it writes.
@@ -92,7 +92,7 @@ pub struct StateRecord {
     pub token: String,
     pub state: RunState,
     pub shim: ProcessId,
-    pub boot_id: String,
+    pub boot_id: Text,
     /// When the shim took over.
     pub started: Moment,
     /// Just before the agent's gate opened.
@@ -157,7 +157,7 @@ pub struct TaskVerdict {
     pub fields: u64,
     pub last_comment: i64,
     /// Differs at a later look, where somebody moved the task away and back in between.
-    pub previous_assigned_to: Option<String>,
+    pub previous_assigned_to: Option<Text>,
     /// tinytask's `updated_at` when the verdict was made (a comment does not change it): a later one says that somebody has been at
     /// the task since. None in older records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,7 +171,7 @@ pub struct TaskVerdict {
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It is another's now; none: nobody's.
-    HandedOff { to: Option<String> },
+    HandedOff { to: Option<Text> },
     /// Complete or archived.
     Done,
     /// Deleted.

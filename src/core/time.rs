@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::text::Text;
+
 /// A moment: milliseconds since 1970-01-01 UTC, from the wall clock. May jump, when somebody sets the clock.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -43,7 +45,7 @@ impl Millis {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     pub wall: Timestamp,
-    pub boot_id: String,
+    pub boot_id: Text,
     pub boot: Millis,
 }
 
@@ -51,7 +53,7 @@ pub struct Now {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     pub wall: Timestamp,
-    pub boot_id: String,
+    pub boot_id: Text,
     pub boot: Millis,
 }
 

@@ -209,7 +209,7 @@ pub fn is_gone(answer: Option<&Detail>, key: TaskKey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::given::{key, moment, now, run, task};
+    use crate::core::given::{key, moment, now, run, spec_of, task};
 
     /// A look at everything that shows these tasks.
     fn shows(tasks: &[i64]) -> Snapshot {
@@ -275,10 +275,9 @@ mod tests {
         let mut other = shows(&[1]);
         let mut before = run("1/1", "coder");
         // The clock was set back by a day between the run's start and the person's word.
-        if let Some(spec) = &mut before.spec {
-            spec.times.written.wall = moment(86_400).wall;
-            spec.times.written.boot = moment(-60).boot;
-        }
+        let written = &mut spec_of(&mut before).times.written;
+        written.wall = moment(86_400).wall;
+        written.boot = moment(-60).boot;
         other.runs.push(before);
         if let Some(task) = other.tasks.values_mut().next() {
             task.created_at = task.created_at.plus(crate::core::model::Millis::secs(60));

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::core::layout::Layout;
-use crate::core::model::{Moment, Now, RunId, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::model::{Moment, Now, RunId, Task, TaskId, TaskStatus, Text, Timestamp};
 use crate::core::record::{Spec, VerdictRecord};
 use crate::core::{Coverage, Decision, Hold, InboundState, Snapshot, Subject, Tinytask};
 use crate::edge::{clock, files, kill_point};
@@ -31,7 +31,7 @@ pub struct StoryEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queue: Option<String>,
+    pub queue: Option<Text>,
     /// In plain words, or a file's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
@@ -68,7 +68,7 @@ pub(super) struct Journal {
     task_holds: BTreeMap<TaskId, Said>,
     /// And of all others.
     holds: BTreeMap<Subject, Said>,
-    tasks: BTreeMap<TaskId, (Option<String>, TaskStatus)>,
+    tasks: BTreeMap<TaskId, (Option<Text>, TaskStatus)>,
     tinytask: Option<&'static str>,
     is_failing: bool,
 }
@@ -167,7 +167,7 @@ impl Journal {
         self.write(&StoryEvent {
             task: spec.task.map(|key| key.id),
             run: Some(spec.run),
-            queue: Some(spec.queue.to_string()),
+            queue: Some(spec.queue.clone().into()),
             text: format!("{}{took}", spec.cause),
             ..StoryEvent::new(spec.times.written.wall, "launch")
         });
@@ -188,7 +188,7 @@ impl Journal {
             self.write(&StoryEvent {
                 task,
                 run: Some(verdict.run),
-                queue: Some(verdict.queue.to_string()),
+                queue: Some(verdict.queue.clone().into()),
                 text: reason.to_owned(),
                 ..StoryEvent::new(verdict.judged.wall, "verdict")
             });
@@ -284,7 +284,7 @@ impl Journal {
                 match subject {
                     Subject::Task(id) => event.task = Some(*id),
                     Subject::Run(run) => event.run = Some(*run),
-                    Subject::Queue(queue) => event.queue = Some(queue.to_string()),
+                    Subject::Queue(queue) => event.queue = Some(queue.clone().into()),
                     Subject::Provider(provider) => event.text.clone_from(provider),
                     Subject::Inbound(file) => event.text.clone_from(&file.name),
                     Subject::Everything => {}

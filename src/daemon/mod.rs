@@ -22,7 +22,7 @@ use crate::core::model::{Moment, Now, QueueName, RunId, RunState, RunSubject};
 use crate::core::record::Known;
 use crate::core::{Decision, Snapshot, Tinytask};
 use crate::edge::watch::{self, Watch};
-use crate::edge::{clock, config, kill_point, machine, process, runs};
+use crate::edge::{clock, config, kill_point, process, runs};
 use crate::look::{self, Looker, Scope, chain};
 use place::make_folders;
 use records::Holds;
@@ -181,6 +181,8 @@ pub struct Daemon {
     attention: Attention,
     /// Why nothing happens to each, by the last look that could tell.
     holds: Holds,
+    /// The start, or a large look, has left memory behind that is not needed at rest.
+    has_to_give_back: bool,
     /// Ours; children in others are strays.
     session: i32,
 }
@@ -230,6 +232,7 @@ impl Daemon {
             known: None,
             attention: Attention::default(),
             holds: Holds::default(),
+            has_to_give_back: true,
             session: process::own_session(),
         })
     }
@@ -277,10 +280,9 @@ impl Daemon {
             };
             let round = self.round(&scope).await;
             let answered;
-            let mut was_large = false;
             let acted = match round {
                 Ok((looked, decision, acted)) => {
-                    was_large = looked.tasks.len().max(looked.inbound.len()) > LARGE;
+                    self.has_to_give_back |= looked.tasks.len().max(looked.inbound.len()) > LARGE;
                     answered = looked.tinytask.clone();
                     self.watch_processes(&looked, &decision);
                     // What an action led to comes first; what is said of it can wait.
@@ -336,9 +338,6 @@ impl Daemon {
                 Acted::Something => {}
             }
             self.event = None;
-            if was_large {
-                machine::give_back_memory();
-            }
             let rest = timers.rest_after(began.elapsed());
             // No rest is none: tokio's shortest takes up to a millisecond.
             if !rest.is_zero() {
@@ -463,7 +462,7 @@ impl Daemon {
         let (layout, mut going_on) = (&self.looker.layout, Vec::new());
         let (live, _) = runs::list_live(layout).unwrap_or_default();
         for dir in live {
-            let Ok(run) = runs::observe(layout, &dir) else {
+            let Ok(run) = runs::observe(layout, &dir, &mut runs::Specs::default()) else {
                 continue;
             };
             let pid = match run.state.map(|state| state.state) {
@@ -471,7 +470,7 @@ impl Daemon {
                 Some(RunState::Starting) | None if run.observed.shim => None,
                 _ => continue,
             };
-            let title = run.spec.and_then(|spec| spec.title);
+            let title = run.spec.and_then(|spec| spec.title.clone());
             going_on.push((dir.id, title, dir.queue, pid));
         }
         info!(reason, "stopped watching");

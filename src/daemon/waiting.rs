@@ -13,13 +13,13 @@ use crate::core::attention::News;
 use crate::core::model::{Millis, Moment, Now, Timestamp};
 use crate::edge::tinytask::Hint;
 use crate::edge::watch::{self, Watch};
-use crate::edge::{clock, process};
+use crate::edge::{clock, machine, process};
 use crate::look;
 
 /// Milliseconds: by more, the wall clock was set; less is how it is kept right.
 const CLOCK_STEP: u64 = 1000;
 
-/// After so long without a look nothing is being started that the start of a spare shim would keep from the processor.
+/// After so long without a look nothing is being started that what can wait would keep from the processor.
 const QUIET: Duration = Duration::from_millis(30);
 
 impl Daemon {
@@ -30,7 +30,7 @@ impl Daemon {
         watch: &mut Watch,
         timers: &mut Timers,
     ) -> Option<&'static str> {
-        let mut wants_spare = self.options.shim.spare().is_none();
+        let mut is_settled = self.options.shim.spare().is_some() && !self.has_to_give_back;
         loop {
             let wake_at = self.attention.wake_at();
             let is_called_for = tokio::select! {
@@ -73,9 +73,12 @@ impl Daemon {
                     false
                 }
                 () = timers.due(wake_at) => self.timed(watch, timers),
-                () = tokio::time::sleep(QUIET), if wants_spare => {
+                () = tokio::time::sleep(QUIET), if !is_settled => {
                     self.options.shim.have_spare();
-                    wants_spare = false;
+                    if std::mem::take(&mut self.has_to_give_back) {
+                        machine::give_back_memory();
+                    }
+                    is_settled = true;
                     false
                 }
             };

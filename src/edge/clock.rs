@@ -10,7 +10,7 @@ use crate::core::model::{Millis, Now, Timestamp};
 pub fn now() -> Now {
     Now {
         wall: wall(),
-        boot_id: boot_id().to_owned(),
+        boot_id: boot_id().into(),
         boot: boot(),
     }
 }

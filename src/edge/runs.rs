@@ -12,6 +12,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::de::DeserializeOwned;
@@ -25,8 +26,10 @@ use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
 
 mod past;
+mod specs;
 
 pub use past::{Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since};
+pub use specs::Specs;
 
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
@@ -218,7 +221,7 @@ pub fn read_marks(layout: &Layout, subject: RunSubject) -> Result<Option<Marks>,
 /// A run's spec and state, and what was observed with them at one moment.
 #[derive(Debug)]
 pub struct Seen {
-    pub spec: Option<Spec>,
+    pub spec: Option<Arc<Spec>>,
     /// Only with the spec's token.
     pub state: Option<StateRecord>,
     /// Without `alive`, which is `edge::process`'s to say.
@@ -231,13 +234,13 @@ pub struct Seen {
 /// meanwhile, the next look says so. The state is read before and after the pid file: a shim that links the file and then writes
 /// `running` (S5, S6) between our two reads would else look like a run whose pid file somebody removed, and one that writes `ended`
 /// and then unlinks (X2, X3) likewise. Each state comes once, so the same one twice means it stood still in between.
-pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
+pub fn observe(layout: &Layout, dir: &RunDir, specs: &mut Specs) -> Result<Seen, Error> {
     let paths = layout.run(dir);
     no_link(&layout.subject_runs(dir.id.subject))?;
     no_link(&paths.dir)?;
     let lock = paths.shim_lock();
     let shim = files::is_held_at(&lock).map_err(io_error("look at", &lock))?;
-    let spec = read_spec(layout, dir)?;
+    let spec = specs.read(layout, dir)?;
     let mut before = read_state(layout, dir)?;
     let mut changes = 0;
     loop {
@@ -252,7 +255,7 @@ pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
         }
         let state = after.filter(|state| {
             spec.as_ref()
-                .is_some_and(|spec: &Spec| spec.token == state.token)
+                .is_some_and(|spec: &Arc<Spec>| spec.token == state.token)
         });
         return Ok(Seen {
             observed: Observed {

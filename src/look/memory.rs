@@ -36,6 +36,7 @@ pub struct Memory {
     pub in_hand: BTreeSet<RunId>,
     /// How often this daemon has swept each run.
     pub swept: BTreeMap<RunId, u32>,
+    pub(super) specs: runs::Specs,
     /// Processes that certainly were a dead shim's, so that they stay so when their parents die.
     pub(super) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     /// What the watcher saw of files in inbound/.

@@ -33,6 +33,7 @@ impl Looker {
                 },
             );
         }
+        self.memory.specs.keep(&live);
         for dir in live {
             match self.run(&dir) {
                 Ok(run) => seen.runs.push(run),
@@ -67,12 +68,12 @@ impl Looker {
         }
     }
 
-    fn run(&self, dir: &RunDir) -> Result<Run, runs::Error> {
+    fn run(&mut self, dir: &RunDir) -> Result<Run, runs::Error> {
         let runs::Seen {
             spec,
             state,
             observed,
-        } = runs::observe(&self.layout, dir)?;
+        } = runs::observe(&self.layout, dir, &mut self.memory.specs)?;
         Ok(Run {
             spec,
             state,

@@ -4,14 +4,14 @@
 //!
 //! Known gap: what a symlinked task folder leads to is not asked about; the next look at tinytask sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use camino::Utf8PathBuf;
 
 use super::Looker;
-use crate::core::model::{Now, QueueName};
+use crate::core::model::Now;
 use crate::core::{InboundEntry, Snapshot};
 use crate::edge::files::Stamp;
 use crate::edge::goose;
@@ -114,16 +114,13 @@ impl Looker {
         let files = within(layout.inbound().into(), self.memory.inbound.last())
             .chain(folders.map(|folder| stamp(folder.into())))
             .collect();
-        let queues: Vec<QueueName> = (self.memory.recipes.queues())
-            .chain(self.config.queues.keys())
-            .cloned()
+        let queues = (self.memory.recipes.queues()).chain(self.config.queues.keys());
+        let programs: BTreeSet<&str> = queues
+            .map(|queue| goose::program(&self.config, queue))
             .collect();
-        let programs = queues.iter().map(|queue| {
-            let program = goose::program(&self.config, queue);
-            (
-                program.to_owned(),
-                self.memory.programs.has(program, self.path.as_deref()),
-            )
+        let programs = programs.into_iter().map(|program| {
+            let is_found = self.memory.programs.has(program, self.path.as_deref());
+            (program.to_owned(), is_found)
         });
         Stamps {
             settings,

@@ -1,6 +1,7 @@
 //! Pieces of a world for the tests of the views.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::core::layout::RunDir;
 use crate::core::model::{
@@ -131,7 +132,7 @@ pub(super) fn live_run(id: &str, queue_name: &str, title: &str, age: i64, pid: i
             id,
             queue: queue(queue_name),
         },
-        spec: Some(spec),
+        spec: Some(Arc::new(spec)),
         state: Some(StateRecord {
             format: 1,
             token: "token".into(),

@@ -35,7 +35,7 @@ fn assert_good(world: &Watched, verdicts: &[VerdictRecord]) {
             assert!(!verdict.files[0].left, "{verdict:#?}");
             continue;
         }
-        let next = then.split(' ').next().map(str::to_owned);
+        let next = then.split(' ').next().map(Into::into);
         let is = verdict.tasks.iter().map(|t| t.verdict.clone());
         let expected = match queue {
             "coder" => Verdict::Done,

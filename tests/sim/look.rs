@@ -159,7 +159,7 @@ impl World {
                 state: kind,
                 alive: None,
             },
-            spec,
+            spec: spec.map(Arc::new),
             state,
             ended_by_daemon: on_disk.ended.now.clone(),
             verdict: on_disk.verdict.now.clone(),
@@ -179,7 +179,7 @@ impl World {
                 leftovers: leftovers
                     .iter()
                     .filter(|l| {
-                        sweeps && state.boot_id == self.boot_id && self.is_alive(&l.process)
+                        sweeps && *state.boot_id == *self.boot_id && self.is_alive(&l.process)
                     })
                     .cloned()
                     .collect(),
@@ -206,7 +206,7 @@ impl World {
         if run
             .state
             .as_ref()
-            .is_some_and(|state| state.boot_id != self.boot_id)
+            .is_some_and(|state| *state.boot_id != *self.boot_id)
         {
             return Alive::default();
         }

@@ -175,7 +175,7 @@ impl World {
                 let mark = RunMark::new(*run, &token.unwrap_or_default());
                 let left = Left {
                     key: task.key(),
-                    queue: task.assigned_to.clone().unwrap_or_default(),
+                    queue: task.assigned_to.clone().unwrap_or_default().into(),
                     updated_at: Some(task.updated_at),
                 };
                 self.put_back(&left, &mark)

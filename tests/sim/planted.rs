@@ -124,9 +124,8 @@ fn forgets_who_touched(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision 
         if let Some(spec) = &mut run.spec
             && run.dir.id.subject != RunSubject::Inbound
         {
-            spec.baseline
-                .tasks
-                .retain(|task| Some(task.key) == spec.task);
+            let spec = Arc::make_mut(spec);
+            (spec.baseline.tasks).retain(|task| Some(task.key) == spec.task);
         }
     }
     for task in seen.tasks.values_mut() {
@@ -231,7 +230,7 @@ fn forgets_the_past(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     }
     for run in &mut seen.runs {
         if let Some(spec) = &mut run.spec {
-            spec.attempt = 1;
+            Arc::make_mut(spec).attempt = 1;
         }
     }
     decide(&seen, policy, now)

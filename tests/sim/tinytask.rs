@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use calypso_watch::core::model::{
-    Detail, FoundDetail, RunMark, Task, TaskId, TaskStatus, Timestamp,
+    Detail, FoundDetail, RunMark, Task, TaskId, TaskStatus, Text, Timestamp,
 };
 
 use crate::chance::mix;
@@ -81,8 +81,8 @@ impl Db {
             id: id(row.id),
             title: String::new(),
             status: row.status,
-            assigned_to: row.assigned.map(str::to_owned),
-            previous_assigned_to: row.previous.map(str::to_owned),
+            assigned_to: row.assigned.map(Text::from),
+            previous_assigned_to: row.previous.map(Text::from),
             created_by: None,
             priority: row.priority as f64,
             parent: row.parent.map(id),

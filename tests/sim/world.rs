@@ -208,7 +208,7 @@ impl World {
     pub(crate) fn now(&self) -> Now {
         Now {
             wall: self.wall(),
-            boot_id: self.boot_id.clone(),
+            boot_id: self.boot_id.as_str().into(),
             boot: Millis(self.mono - self.booted),
         }
     }

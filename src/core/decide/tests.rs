@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::core::decide::{carried_out, decide};
 use crate::core::given::{
     World, agent_alive, attempt, before, deed, ended, failure, file, given, id, key, left_lying,
-    leftover, leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, time,
-    world,
+    leftover, leftovers_alive, moment, now, process, queue, record, run, run_id, shimless, spec_of,
+    time, world,
 };
 use crate::core::model::{Millis, Now, Outcome, RunSubject, StoppedBy, Task, TaskStatus};
 use crate::core::policy::task_backoff;
@@ -322,7 +322,7 @@ fn the_next_hop_waits_for_the_run_that_handed_the_task_on() {
     let hold = || Hold::RunNotOver { run: run_id("2/1") };
     // It stood in the run's baseline.
     let mut older = run("2/1", "architect");
-    let spec = older.spec.as_mut().expect("a spec");
+    let spec = spec_of(&mut older);
     spec.baseline.tasks.push(before(key(1)));
     given(handed(world()).run(older))
         .at(0)
@@ -745,7 +745,7 @@ fn ping_pong_between_queues_ends_at_the_cap_until_a_person_says_retry() {
         } else {
             ("architect", "coder")
         };
-        let to = Some(to.to_owned());
+        let to = Some(to.into());
         let mut record = record(
             &format!("1/{n}"),
             from,
@@ -902,7 +902,7 @@ fn a_failing_provider_holds_all_its_queues_and_one_run_at_a_time_probes_it() {
     let mut probe = run("2/1", "coder");
     probe.observed.state = ObservedState::None;
     probe.state = None;
-    probe.spec.as_mut().expect("a spec").times.written = moment(32);
+    spec_of(&mut probe).times.written = moment(32);
     let probing = base.clone().run(probe);
     given(probing)
         .at(33)
@@ -985,7 +985,7 @@ fn a_file_waits_until_it_is_settled_and_an_odd_one_for_ever() {
 #[test]
 fn a_file_that_a_run_is_at_is_not_started_twice_whatever_the_concurrency() {
     let mut at_it = run("inbound/1", "dispatcher");
-    let spec = at_it.spec.as_mut().expect("a spec");
+    let spec = spec_of(&mut at_it);
     spec.baseline.inbound = vec![file("a.md")];
     let world = world()
         .policy(queue_policy("dispatcher", concurrency(3)))
@@ -1151,7 +1151,7 @@ fn retry_waits_until_it_can_be_read_what_it_forgives() {
 fn a_run_that_lived_while_a_person_said_retry_parks_nothing() {
     let third = || {
         let mut third = ended("1/3", "coder", Outcome::Exited(0));
-        third.spec.as_mut().expect("a spec").attempt = 3;
+        spec_of(&mut third).attempt = 3;
         world()
             .task(1, "coder")
             .detail(1, 3)
@@ -1295,7 +1295,7 @@ fn a_verdict_that_writes_to_tinytask_calls_for_another_look() {
 fn a_verdict_on_requests_calls_for_another_look_while_others_lie_there() {
     let over = || {
         let mut over = ended("inbound/1", "dispatcher", Outcome::Exited(0));
-        over.spec.as_mut().expect("given").baseline.inbound = vec![file("a.md")];
+        spec_of(&mut over).baseline.inbound = vec![file("a.md")];
         world().run(over)
     };
     assert_eq!(in_turn(over()), [vec!["judge inbound/1: "], vec![]]);

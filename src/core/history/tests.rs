@@ -27,7 +27,7 @@ fn standing_of(
 }
 
 fn handed(name: &str, from: &str, to: &str, stay: u32, at: i64) -> VerdictRecord {
-    let to = Some(to.to_owned());
+    let to = Some(to.into());
     let mut record = record(name, from, Verdict::HandedOff { to }, at);
     record.tasks[0].stay = stay;
     record

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::given::{
     World, before, ended, failure, file, given, id, key, leftover, moment, process, run, run_id,
-    time, world,
+    spec_of, time, world,
 };
 use crate::core::model::StoppedBy;
 use crate::core::{StrangerKind, Tinytask};
@@ -28,7 +28,7 @@ fn working(task: &mut Task) {
 }
 
 fn spec(seen: &mut Snapshot) -> &mut Spec {
-    seen.runs[0].spec.as_mut().expect("a spec")
+    spec_of(&mut seen.runs[0])
 }
 
 fn evidence(seen: &mut Snapshot) -> &mut Evidence {
@@ -355,7 +355,7 @@ fn a_verdict_waits_for_the_answers_and_the_evidence_it_needs() {
 fn an_inbound_run_is_judged_file_by_file() {
     let world = |left: &[&str], created: &[i64]| {
         let mut over = ended("inbound/1", "dispatcher", Outcome::Exited(0));
-        let spec = over.spec.as_mut().expect("a spec");
+        let spec = spec_of(&mut over);
         spec.baseline.inbound = vec![file("a.md"), file("b.md")];
         let evidence = over.evidence.as_mut().expect("evidence");
         evidence.left = left.iter().map(|name| file(name)).collect();
@@ -376,7 +376,7 @@ fn an_inbound_run_is_judged_file_by_file() {
 #[test]
 fn a_request_that_was_edited_in_place_while_its_run_lived_is_left() {
     let mut over = ended("inbound/1", "dispatcher", Outcome::Exited(0));
-    over.spec.as_mut().expect("a spec").baseline.inbound = vec![file("a.md")];
+    spec_of(&mut over).baseline.inbound = vec![file("a.md")];
     let evidence = over.evidence.as_mut().expect("evidence");
     let mut now = file("a.md");
     now.modified = 5;

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::error::Cause;
+use super::http::Client;
 use super::stdio::{self, Child};
 use super::{Dialect, Endpoint, Error};
 
@@ -205,10 +206,7 @@ fn client_info() -> ClientConfig {
 
 /// A transport with a fresh connection for each call, 0.1 ms on this machine: a kept one dies unseen after 66 s, and the call
 /// that finds out may be a write, which must not be repeated. Nor does an idle pool tick then.
-fn http(
-    endpoint: &Endpoint,
-    url: &str,
-) -> Result<StreamableHttpClientTransport<reqwest::Client>, Error> {
+fn http(endpoint: &Endpoint, url: &str) -> Result<StreamableHttpClientTransport<Client>, Error> {
     let refused = |why: String| Error::NotTinytask {
         endpoint: endpoint.to_string(),
         why: Cause::new(why),
@@ -235,7 +233,7 @@ fn http(
         .build()
         .map_err(|error| refused(Cause::root(&error).to_string()))?;
     Ok(StreamableHttpClientTransport::with_client(
-        client,
+        Client(client),
         StreamableHttpClientTransportConfig::with_uri(url)
             .max_sse_event_size(LARGEST_ANSWER)
             .max_json_response_size(LARGEST_ANSWER),

@@ -25,6 +25,7 @@ use crate::edge::kill_point;
 mod connect;
 mod error;
 mod hint;
+mod http;
 mod stdio;
 pub mod wire;
 

@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 
 use super::error::{Cause, one_line};
 use super::{AUTHOR, Error};
-use crate::core::model::{Detail, FoundDetail, RunMark, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::model::{Detail, FoundDetail, RunMark, Task, TaskId, TaskStatus, Text, Timestamp};
 
 /// One task as a person reads it.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,13 +45,13 @@ struct Row {
     title: String,
     description: Option<String>,
     status: TaskStatus,
-    assigned_to: Option<String>,
-    previous_assigned_to: Option<String>,
-    created_by: Option<String>,
+    assigned_to: Option<Text>,
+    previous_assigned_to: Option<Text>,
+    created_by: Option<Text>,
     priority: Option<f64>,
     tags: Option<Vec<String>>,
     parent_task_id: Option<i64>,
-    queue_name: Option<String>,
+    queue_name: Option<Text>,
     blocked_by_task_id: Option<i64>,
     is_currently_blocked: Option<bool>,
     created_at: String,

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::core::decide::decide;
+use crate::core::given::spec_of;
 use crate::core::model::{FileKey, Leftover, ProcessId, RunSubject, TaskStatus};
 use crate::core::record::{Failure, FailureClass, Verdict, Write};
 use crate::core::{
@@ -140,7 +141,7 @@ fn crowd() -> Scene {
         .push(live_run("42/2", "architect", "Add OAuth login", 360, 5120));
     let mut quiet = live_run("31/1", "coder", "Story: parser", 3060, 4877);
     quiet.vitals.last_sign = Some(at(-840));
-    quiet.spec.as_mut().expect("sample").attempt = 2;
+    spec_of(&mut quiet).attempt = 2;
     seen.runs.push(quiet);
 
     seen.controls.paused.insert(queue("blogger"));

@@ -1,0 +1,181 @@
+//! The HTTP under rmcp: its own client, with a short way for the one kind of answer that is large.
+//!
+//! Which kind of message it was is found out by rmcp by reading it in pieces that fit any: the text of a list of 10,000 tasks, 5 MB, was
+//! copied six times over for that. An answer of a tool that is text and nothing else is read here in one go; whatever differs from that
+//! in the least is left to rmcp, unread.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use reqwest::header::{HeaderName, HeaderValue};
+use rmcp::model::{
+    CallToolResult, ClientJsonRpcMessage, ClientRequest, ContentBlock, RequestId,
+    ServerJsonRpcMessage, ServerResult,
+};
+use rmcp::transport::streamable_http_client::{
+    SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+    StreamableHttpResponseLimits,
+};
+use serde::Deserialize;
+use sse_stream::Sse;
+
+type Headers = HashMap<HeaderName, HeaderValue>;
+type Events = BoxStream<'static, Result<Sse, SseError>>;
+
+/// rmcp's client, but for the answers of tools.
+#[derive(Clone)]
+pub(super) struct Client(pub(super) reqwest::Client);
+
+/// `{"result":{"content":[{"type":"text","text":"…"}]},"jsonrpc":"2.0","id":7}`, and nothing besides.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolAnswer {
+    #[serde(rename = "jsonrpc")]
+    _version: Version,
+    id: i64,
+    result: ToolResult,
+}
+
+#[derive(Deserialize)]
+enum Version {
+    #[serde(rename = "2.0")]
+    Two,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolResult {
+    content: [ToolText; 1],
+    #[serde(rename = "isError", default)]
+    is_error: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolText {
+    #[serde(rename = "type")]
+    _kind: Kind,
+    text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Text,
+}
+
+impl From<ToolAnswer> for ServerJsonRpcMessage {
+    fn from(answer: ToolAnswer) -> Self {
+        let ToolResult { content, is_error } = answer.result;
+        let content = content.map(|block| ContentBlock::text(block.text)).into();
+        let result = match is_error {
+            true => CallToolResult::error(content),
+            false => CallToolResult::success(content),
+        };
+        Self::response(
+            ServerResult::CallToolResult(result),
+            RequestId::Number(answer.id),
+        )
+    }
+}
+
+/// The answer of a tool that the first event is, where it is one; else the events as they came.
+async fn tool_answer(mut events: Events) -> Result<ServerJsonRpcMessage, Events> {
+    let Some(first) = events.next().await else {
+        return Err(events);
+    };
+    // An event of another kind, or one to go on from after a break, is for rmcp.
+    let is_plain = |event: &&Sse| {
+        matches!(event.event.as_deref(), None | Some("message")) && event.retry.is_none()
+    };
+    let data = first.as_ref().ok().filter(is_plain);
+    let data = data.and_then(|event| event.data.as_deref());
+    match data.map(serde_json::from_str::<ToolAnswer>) {
+        Some(Ok(answer)) => Ok(answer.into()),
+        _ => Err(stream::iter([first]).chain(events).boxed()),
+    }
+}
+
+fn calls_a_tool(message: &ClientJsonRpcMessage) -> bool {
+    matches!(message, ClientJsonRpcMessage::Request(request)
+        if matches!(request.request, ClientRequest::CallToolRequest(_)))
+}
+
+impl StreamableHttpClient for Client {
+    type Error = reqwest::Error;
+
+    async fn post_message(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session: Option<Arc<str>>,
+        auth: Option<String>,
+        headers: Headers,
+    ) -> Result<StreamableHttpPostResponse, StreamableHttpError<Self::Error>> {
+        let limits = StreamableHttpResponseLimits::default();
+        self.post_message_with_response_limits(uri, message, session, auth, headers, limits)
+            .await
+    }
+
+    async fn post_message_with_response_limits(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session: Option<Arc<str>>,
+        auth: Option<String>,
+        headers: Headers,
+        limits: StreamableHttpResponseLimits,
+    ) -> Result<StreamableHttpPostResponse, StreamableHttpError<Self::Error>> {
+        let calls_a_tool = calls_a_tool(&message);
+        let response = (self.0)
+            .post_message_with_response_limits(uri, message, session, auth, headers, limits)
+            .await?;
+        Ok(match response {
+            StreamableHttpPostResponse::Sse(events, session) if calls_a_tool => {
+                match tool_answer(events).await {
+                    Ok(answer) => StreamableHttpPostResponse::Json(answer, session),
+                    Err(events) => StreamableHttpPostResponse::Sse(events, session),
+                }
+            }
+            other => other,
+        })
+    }
+
+    async fn delete_session(
+        &self,
+        uri: Arc<str>,
+        session: Arc<str>,
+        auth: Option<String>,
+        headers: Headers,
+    ) -> Result<(), StreamableHttpError<Self::Error>> {
+        self.0.delete_session(uri, session, auth, headers).await
+    }
+
+    async fn get_stream(
+        &self,
+        uri: Arc<str>,
+        session: Option<Arc<str>>,
+        last_event: Option<String>,
+        auth: Option<String>,
+        headers: Headers,
+    ) -> Result<Events, StreamableHttpError<Self::Error>> {
+        (self.0)
+            .get_stream(uri, session, last_event, auth, headers)
+            .await
+    }
+
+    async fn get_stream_with_max_sse_event_size(
+        &self,
+        uri: Arc<str>,
+        session: Option<Arc<str>>,
+        last_event: Option<String>,
+        auth: Option<String>,
+        headers: Headers,
+        most: usize,
+    ) -> Result<Events, StreamableHttpError<Self::Error>> {
+        (self.0)
+            .get_stream_with_max_sse_event_size(uri, session, last_event, auth, headers, most)
+            .await
+    }
+}

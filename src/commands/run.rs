@@ -10,14 +10,15 @@ use crate::cli::Run;
 use crate::core::Tinytask;
 use crate::core::layout::Layout;
 use crate::daemon::{Daemon, Leaving, Options};
-use crate::edge::config;
 use crate::edge::process::ShimProgram;
+use crate::edge::{config, machine};
 use crate::report::{Exit, Failure};
 use crate::view;
 
 /// Watches until it is told to stop; with `--once`, acts once.
 pub fn call(base: Option<&Utf8Path>, run: &Run) -> Result<Exit, Failure> {
     check_descriptors()?;
+    machine::give_large_buffers_back();
     let config = load(base, &run.settings)?;
     log_to_stderr(&run.log)?;
     let layout = Layout::new(config.base.clone());

@@ -246,7 +246,7 @@ pub(super) fn leftovers_alive() -> Alive {
 }
 
 /// A verdict on one task, made at `at`; `Exited(0)` unless changed.
-pub(super) fn record(name: &str, queue_name: &str, verdict: Verdict, at: i64) -> VerdictRecord {
+pub(crate) fn record(name: &str, queue_name: &str, verdict: Verdict, at: i64) -> VerdictRecord {
     let id = run_id(name);
     let entry = |id: TaskId| TaskVerdict {
         key: key(id.number()),

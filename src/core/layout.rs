@@ -138,6 +138,10 @@ impl Layout {
     pub fn history(&self) -> Utf8PathBuf {
         self.state().join("history.jsonl")
     }
+    /// Histories of open tasks, for whoever starts.
+    pub fn index(&self) -> Utf8PathBuf {
+        self.state().join("index")
+    }
     /// Folder of the built-in tinytask; it is watched, so nothing else may stand in it.
     pub fn tinytask(&self) -> Utf8PathBuf {
         self.state().join("tinytask")

@@ -1,7 +1,8 @@
 //! The records of a run, as they stand on disk: `spec.json`, `state.json`, `verdict.json`, and a subject's `marks.json`.
 //!
 //! Each has one writer (see `docs/architecture.md`) and a `format`; a reader refuses a newer one. Shapes only: `edge::runs` reads and
-//! writes them. Unknown keys are ignored, so that an older reader survives additions within a format.
+//! writes them. Unknown keys are ignored, so that an older reader survives additions within a format. No key of a verdict or of marks
+//! is left out when it is written: the index has them without their names.
 
 use serde::{Deserialize, Serialize};
 
@@ -160,7 +161,7 @@ pub struct TaskVerdict {
     pub previous_assigned_to: Option<Text>,
     /// tinytask's `updated_at` when the verdict was made (a comment does not change it): a later one says that somebody has been at
     /// the task since. None in older records.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub updated_at: Option<Timestamp>,
     /// What tinytask is to be told.
     pub write: Option<Write>,
@@ -201,7 +202,7 @@ pub struct FileVerdict {
     /// Still there, unchanged or not.
     pub left: bool,
     /// Left, but not as it was at the launch: as what it lay there at the verdict.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub changed: Option<FileKey>,
     /// Left, and these tasks were created during the run: perhaps dispatched but not moved. The first few of them.
     pub created: Vec<TaskId>,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{info, warn};
 
+use super::lock::Place;
 use super::{Daemon, DaemonRecord};
 use crate::core::model::{Millis, QueueName, RunSubject, Task, TaskId};
 use crate::core::record::FileVerdict;
@@ -119,6 +120,17 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// For whoever starts next: another daemon, or somebody who asks for the status.
+    pub(super) fn index(&mut self) {
+        let memory = &mut self.looker.memory;
+        if !memory.wants_indexing() || self.lock.place() != Place::Ours {
+            return;
+        }
+        if let Err(error) = memory.write_index(&self.looker.layout) {
+            warn!(error = chain(&error), "cannot write the index of past runs");
+        }
     }
 
     pub(super) fn prune(&self, seen: &Snapshot) {

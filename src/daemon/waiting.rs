@@ -30,7 +30,9 @@ impl Daemon {
         watch: &mut Watch,
         timers: &mut Timers,
     ) -> Option<&'static str> {
-        let mut is_settled = self.options.shim.spare().is_some() && !self.has_to_give_back;
+        let mut is_settled = self.options.shim.spare().is_some()
+            && !self.has_to_give_back
+            && !self.looker.memory.wants_indexing();
         loop {
             let wake_at = self.attention.wake_at();
             let is_called_for = tokio::select! {
@@ -75,6 +77,7 @@ impl Daemon {
                 () = timers.due(wake_at) => self.timed(watch, timers),
                 () = tokio::time::sleep(QUIET), if !is_settled => {
                     self.options.shim.have_spare();
+                    self.index();
                     if std::mem::take(&mut self.has_to_give_back) {
                         machine::give_back_memory();
                     }

@@ -204,12 +204,17 @@ pub fn is_clock_kept() -> Option<bool> {
 
 /// From here on, what one large answer took goes back to the kernel as soon as it is freed, and small ones are kept for the
 /// next. By itself glibc keeps it: freeing a buffer raises its threshold for separate mappings to that buffer's size
-/// (mallopt(3), "dynamic mmap threshold"). Other C libraries are left as they are.
+/// (mallopt(3), "dynamic mmap threshold"). Nor does a thread's own arena ever shrink at its end, so all threads share one. Other C
+/// libraries are left as they are.
 pub fn give_large_buffers_back() {
     #[cfg(target_env = "gnu")]
-    for threshold in [nix::libc::M_MMAP_THRESHOLD, nix::libc::M_TRIM_THRESHOLD] {
+    for (parameter, value) in [
+        (nix::libc::M_MMAP_THRESHOLD, 1024 * 1024),
+        (nix::libc::M_TRIM_THRESHOLD, 1024 * 1024),
+        (nix::libc::M_ARENA_MAX, 1),
+    ] {
         // SAFETY: mallopt(3) takes two numbers and changes where later allocations come from, none that is there.
-        unsafe { nix::libc::mallopt(threshold, 1024 * 1024) };
+        unsafe { nix::libc::mallopt(parameter, value) };
     }
 }
 

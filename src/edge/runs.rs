@@ -25,10 +25,14 @@ use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
 
+mod packed;
 mod past;
 mod specs;
 
-pub use past::{Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since};
+pub use packed::{Index, Mark, Packed, read_index, write_index};
+pub use past::{
+    Earlier, Read, Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since,
+};
 pub use specs::Specs;
 
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over

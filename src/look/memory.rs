@@ -15,7 +15,13 @@ use crate::core::record::VerdictRecord;
 use crate::core::trust::Trust;
 use crate::core::{Coverage, History, Snapshot};
 use crate::edge::files::Names;
+use crate::edge::runs::{Earlier, Index, Mark, Packed, Read};
 use crate::edge::{goose, inbound, recipe, runs};
+
+/// Bytes of a history that is not packed.
+const LONG: usize = 4096;
+/// So many subjects are read from their records in a few milliseconds: they need no index.
+const FEW: usize = 200;
 
 /// Verdicts kept at hand for holds, fairness and `status`.
 const RECENT: usize = 500;
@@ -55,16 +61,50 @@ pub struct Memory {
     pub(super) is_told_by_stamps: bool,
     histories: BTreeMap<RunSubject, Past>,
     recent: Option<Vec<Arc<VerdictRecord>>>,
+    /// How many of the histories the index does not have as they are.
+    unindexed: usize,
     /// Whether the daemon's own writes keep the two above true; else each look reads the disk.
     pub is_writer: bool,
 }
 
 /// The past of one subject; an empty one, where nothing is on record.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Past {
-    history: Arc<History>,
+    history: Kept,
+    /// For the index.
+    mark: Option<Mark>,
     /// Something was written since it was read.
     is_stale: bool,
+}
+
+/// Ten thousand tasks have ten thousand histories, of which a look wants a queue's.
+#[derive(Debug)]
+enum Kept {
+    Packed(Packed),
+    /// Requests by the thousand, say: too long to be unpacked at each look.
+    Whole(Arc<History>),
+}
+
+impl Kept {
+    fn of(history: &Arc<History>) -> Self {
+        let packed = Packed::of(history);
+        if packed.len() > LONG {
+            Self::Whole(Arc::clone(history))
+        } else {
+            Self::Packed(packed)
+        }
+    }
+
+    fn history(&self) -> Arc<History> {
+        match self {
+            Self::Packed(packed) => Arc::new(packed.unpack().expect("packed by this very process")),
+            Self::Whole(history) => Arc::clone(history),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Packed(packed) if packed.is_empty())
+    }
 }
 
 impl Memory {
@@ -89,6 +129,22 @@ impl Memory {
         self.recent = None;
         self.leftovers.clear();
         self.swept.clear();
+    }
+    /// Has so much happened that whoever starts now would read long?
+    pub fn wants_indexing(&self) -> bool {
+        self.is_writer && self.unindexed > FEW
+    }
+    /// Writes the index; what it cannot tell of is read from its records.
+    pub fn write_index(&mut self, layout: &Layout) -> Result<(), runs::Error> {
+        self.unindexed = 0;
+        let entries = self.histories.iter().filter_map(|(subject, past)| {
+            let mark = past.mark.filter(|_| !past.is_stale)?;
+            match &past.history {
+                Kept::Packed(packed) => Some((*subject, mark, packed)),
+                Kept::Whole(_) => None,
+            }
+        });
+        runs::write_index(layout, entries)
     }
     /// A verdict was finished.
     pub fn add_verdict(&mut self, verdict: &VerdictRecord) {
@@ -146,29 +202,58 @@ impl Looker {
             .chain([RunSubject::Inbound])
             .collect();
         let on_record = runs::Recorded::open(&self.layout)?;
-        let unread: Vec<(RunSubject, Option<&History>)> = (wanted.iter())
-            .map(|subject| (*subject, memory.histories.get(subject)))
-            .filter(|(_, past)| past.is_none_or(|past| past.is_stale))
-            .map(|(subject, past)| (subject, past.map(|past| &*past.history)))
+        let wants_reading = |subject: &&RunSubject| {
+            let past = memory.histories.get(subject);
+            past.is_none_or(|past| past.is_stale)
+        };
+        let unread: Vec<RunSubject> = wanted.iter().filter(wants_reading).copied().collect();
+        let index = if unread.len() > FEW {
+            runs::read_index(&self.layout)
+        } else {
+            Index::new()
+        };
+        let unread: Vec<(RunSubject, Earlier<'_>)> = (unread.into_iter())
+            .map(|subject| {
+                let known = memory.histories.get(&subject);
+                let indexed = subject.task().and_then(|id| index.get(&id));
+                let earlier = match (known, indexed) {
+                    (Some(past), _) => Earlier::Known(past.history.history()),
+                    (None, Some((mark, packed))) => Earlier::Indexed(*mark, packed),
+                    (None, None) => Earlier::Nothing,
+                };
+                (subject, earlier)
+            })
             .collect();
-        for (subject, history) in on_record.histories(&unread) {
-            match history {
-                Ok(history) => {
-                    let past = Past {
-                        history: Arc::new(history),
-                        is_stale: false,
-                    };
-                    memory.histories.insert(subject, past);
+        for (subject, read) in on_record.histories(&unread) {
+            match read {
+                Ok(Read { history, mark }) => {
+                    let history = Arc::new(history);
+                    let indexed = subject.task().and_then(|id| index.get(&id));
+                    if mark.is_some() && mark != indexed.map(|(mark, _)| *mark) {
+                        memory.unindexed += 1;
+                    }
+                    if memory.is_writer {
+                        let past = Past {
+                            history: Kept::of(&history),
+                            mark,
+                            is_stale: false,
+                        };
+                        memory.histories.insert(subject, past);
+                    }
+                    if *history != History::default() {
+                        seen.histories.insert(subject, history);
+                    }
                 }
                 Err(error) => seen.cannot_read(subject, chain(&error)),
             }
         }
         for subject in &wanted {
-            let past = memory.histories.get(subject);
-            if let Some(past) = past.filter(|past| !past.is_stale)
-                && *past.history != History::default()
+            if let Some(past) = memory.histories.get(subject)
+                && !past.is_stale
+                && !past.history.is_empty()
             {
-                seen.histories.insert(*subject, Arc::clone(&past.history));
+                let history = || past.history.history();
+                seen.histories.entry(*subject).or_insert_with(history);
             }
         }
         // Closed tasks leave the lists, and so the cache. Those of queues that were not asked are still open, as far as is known.

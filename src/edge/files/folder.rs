@@ -11,6 +11,7 @@ use camino::Utf8Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
+use super::Stamp;
 use crate::core::model::Timestamp;
 
 /// One that is open.
@@ -68,6 +69,13 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.0, path.as_std_path(), flags, Mode::empty())?;
         super::regular(File::from(file))
+    }
+
+    /// Of the directory of this name, not through a symlink; `None` for anything else.
+    pub fn stamp(&self, name: &str) -> Option<Stamp> {
+        let found = rustix::fs::statat(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_dir = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+        is_dir.then(|| Stamp::from(&found))
     }
 
     /// When the directory of this name, or what a symlink of this name leads to one, was last changed; `None` for anything else.

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use camino::Utf8Path;
+use rustix::fs::Stat;
 
 use crate::core::model::{Millis, Timestamp};
 
@@ -31,6 +32,15 @@ impl Stamp {
         Some(Self::from(&std::fs::metadata(path).ok()?))
     }
 
+    /// The inode, and when it was last changed in nanoseconds since 1970: as much as tells one state of a folder from all others.
+    pub fn inode_and_change(&self) -> (u64, i64) {
+        let (seconds, nanos) = self.ctime;
+        (
+            self.inode,
+            seconds.saturating_mul(1_000_000_000).saturating_add(nanos),
+        )
+    }
+
     /// May a change since `now`, when this was taken, have left it the same? File times come from a clock that ticks each few
     /// milliseconds (clock_getres(2)), on some file systems each second or two. Times in the future tell nothing.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
@@ -41,6 +51,19 @@ impl Stamp {
             Millis(30)
         };
         Timestamp(seconds * 1000 + nanos / 1_000_000).plus(tick) > now
+    }
+}
+
+impl From<&Stat> for Stamp {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            mode: stat.st_mode,
+            size: stat.st_size.cast_unsigned(),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
+        }
     }
 }
 

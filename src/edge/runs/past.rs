@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{
-    CLEARED, Error, RECORD_LIMIT, io_error, make_dirs, names, read_marks, read_verdict, remove,
-    settle_cleared,
+    CLEARED, Error, Mark, Packed, RECORD_LIMIT, io_error, make_dirs, names, read_marks,
+    read_verdict, remove, settle_cleared,
 };
 use crate::core::History;
 use crate::core::history::in_order;
 use crate::core::layout::{Layout, MARKS, RunDir, parse_subject_dir, subject_dir};
 use crate::core::model::{Millis, Moment, RunId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{FORMAT, FileVerdict, Verdict, VerdictRecord};
-use crate::edge::{files, kill_point};
+use crate::edge::{clock, files, kill_point};
 
 /// history.jsonl begins anew at this size, one older one is kept: some ten thousand verdicts each. Runs of open tasks keep their own
 /// verdicts; this file only informs.
@@ -102,14 +102,14 @@ impl<'a> Recorded<'a> {
         Ok(Self { layout, runs })
     }
 
-    /// As [`history`] of each, in any order; with what was known of it before. Thousands, which is what a look at everything asks for
-    /// first, are shared among the machine's cores: each is a handful of system calls.
+    /// As [`history`] of each, in any order. Thousands, which is what a look at everything asks for first, are shared among the machine's
+    /// cores: each is a handful of system calls.
     pub fn histories(
         &self,
-        subjects: &[(RunSubject, Option<&History>)],
-    ) -> Vec<(RunSubject, Result<History, Error>)> {
-        let read = |(subject, earlier): &(RunSubject, Option<&History>)| {
-            (*subject, self.history(*subject, *earlier))
+        subjects: &[(RunSubject, Earlier<'_>)],
+    ) -> Vec<(RunSubject, Result<Read, Error>)> {
+        let read = |(subject, earlier): &(RunSubject, Earlier<'_>)| {
+            (*subject, self.history(*subject, earlier))
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let share = subjects.len().div_ceil(cores).max(SHARE);
@@ -135,15 +135,24 @@ impl<'a> Recorded<'a> {
         })
     }
 
-    /// Where an earlier history is known: a verdict is written once, so only those that are not in it are read.
-    fn history(&self, subject: RunSubject, earlier: Option<&History>) -> Result<History, Error> {
+    fn history(&self, subject: RunSubject, earlier: &Earlier<'_>) -> Result<Read, Error> {
         let Some(runs) = &self.runs else {
-            return Ok(History::default());
+            return Ok(Read::default());
         };
+        let name = subject_dir(subject);
+        // Before it is read: what happens afterwards has another stamp.
+        let stamp = runs.stamp(&name);
+        let mark = stamp.as_ref().map(Mark::of);
+        if let Earlier::Indexed(indexed, packed) = earlier
+            && Some(*indexed) == mark
+            && let Some(history) = packed.unpack()
+        {
+            return Ok(Read { history, mark });
+        }
         let path = self.layout.subject_runs(subject);
-        let folder = match runs.below(&subject_dir(subject)) {
+        let folder = match runs.below(&name) {
             Ok(Some(folder)) => folder,
-            Ok(None) => return Ok(History::default()),
+            Ok(None) => return Ok(Read::default()),
             Err(error) => {
                 super::no_link(&path)?;
                 return Err(io_error("list", &path)(error));
@@ -155,21 +164,26 @@ impl<'a> Recorded<'a> {
             let verdict: Option<VerdictRecord> = super::record(bytes, &path.join(name), whose)?;
             Ok(verdict.map(Arc::new))
         };
-        let known: HashMap<RunId, &Arc<VerdictRecord>> = earlier
-            .into_iter()
-            .flat_map(|earlier| &earlier.verdicts)
-            .map(|verdict| (verdict.run, verdict))
-            .collect();
+        let known: HashMap<RunId, &Arc<VerdictRecord>> = match earlier {
+            Earlier::Known(history) => {
+                let verdicts = history.verdicts.iter();
+                verdicts.map(|verdict| (verdict.run, verdict)).collect()
+            }
+            Earlier::Indexed(..) | Earlier::Nothing => HashMap::new(),
+        };
         let (mut verdicts, mut last_run, mut is_marked) = (Vec::new(), 0, false);
+        let mut is_settled = stamp.is_some_and(|stamp| !stamp.is_fresh(clock::wall()));
         for name in folder.names().map_err(io_error("list", &path))? {
             let name = super::printable(&name);
             is_marked |= name == MARKS;
             if let Some(dir) = RunDir::parse_dir(subject, &name) {
                 last_run = last_run.max(dir.id.number);
-                verdicts.extend(match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
+                let judged = match known.get(&dir.id).filter(|v| v.queue == dir.queue) {
                     Some(verdict) => Some(Arc::clone(verdict)),
                     None => verdict(&dir.verdict_below_subject(), &|| dir.id.to_string())?,
-                });
+                };
+                is_settled &= judged.is_some();
+                verdicts.extend(judged);
             } else if is_link_name(&name) {
                 verdicts.extend(verdict(name.as_str().into(), &|| {
                     format!("{subject}/{name}")
@@ -181,18 +195,39 @@ impl<'a> Recorded<'a> {
         } else {
             None
         };
-        Ok(History {
+        let history = History {
             verdicts: in_order(subject, verdicts),
             marks: marks.unwrap_or_default(),
             last_run,
-        })
+        };
+        let mark = mark.filter(|_| is_settled);
+        Ok(Read { history, mark })
     }
+}
+
+/// What was known of a subject's history before it is read.
+#[derive(Debug)]
+pub enum Earlier<'a> {
+    Nothing,
+    /// A verdict is written once, so only those that are not in it are read.
+    Known(Arc<History>),
+    /// By the index, which may be older than what has happened since.
+    Indexed(Mark, &'a Packed),
+}
+
+/// A subject's history.
+#[derive(Debug, Default)]
+pub struct Read {
+    pub history: History,
+    /// As long as the folder of its runs is as it was, nothing is added: for the index. None where that cannot be told.
+    pub mark: Option<Mark>,
 }
 
 /// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is. Empty where
 /// nothing is on record.
 pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
-    Recorded::open(layout)?.history(subject, None)
+    let read = Recorded::open(layout)?.history(subject, &Earlier::Nothing)?;
+    Ok(read.history)
 }
 
 fn is_link_name(name: &str) -> bool {

@@ -1,0 +1,231 @@
+//! Histories in few bytes, and `.calypso/index`: those of the open tasks, so that whoever starts reads a record only where something
+//! happened since.
+//!
+//! The index is a cache and never the truth. An entry counts as long as the folder of its subject's runs is as it was before that was
+//! read. A run that begins, one that touched the subject, and a person's word each make or replace a name in that folder, and the
+//! verdict of a run that is on its way there is waited for: no entry is made before it. So is one whose folder changed too lately for
+//! its times to tell (`Stamp::is_fresh`). Nobody waits for the index to reach the disk: what is torn, foreign or of another version of
+//! this program counts as none.
+//!
+//! Interleaving survived: the daemon reads a subject's past, a run of it begins and ends, and the index is written. The entry has the
+//! stamp from before, the folder another one, so its reader reads the records.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher as _;
+
+use siphasher::sip::SipHasher13;
+
+use super::Error;
+use crate::core::History;
+use crate::core::layout::Layout;
+use crate::core::model::{RunSubject, TaskId};
+use crate::core::record::{Marks, VerdictRecord};
+use crate::edge::files::{self, Durability, Stamp};
+
+/// An index beyond this size is none: that of a hundred thousand tasks has a quarter of it.
+const LARGEST: u64 = 128 << 20;
+/// What an index begins with, before its digest.
+const MAGIC: &[u8; 16] = b"calypso index 1\n";
+
+/// The past of one subject, as postcard writes it.
+#[derive(Debug, Clone)]
+pub struct Packed(Box<[u8]>);
+
+impl Packed {
+    /// Of this history.
+    pub fn of(history: &History) -> Self {
+        if *history == History::default() {
+            return Self(Box::default());
+        }
+        let verdicts: Vec<&VerdictRecord> = history.verdicts.iter().map(AsRef::as_ref).collect();
+        let whole = (verdicts, &history.marks, history.last_run);
+        // Into memory, and of shapes that have no maps and no floats in keys.
+        let bytes = postcard::to_allocvec(&whole).expect("a history can be written");
+        Self(bytes.into())
+    }
+
+    /// Nothing is on record.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// `None`: another version of this program wrote it.
+    pub fn unpack(&self) -> Option<History> {
+        if self.is_empty() {
+            return Some(History::default());
+        }
+        let (verdicts, marks, last_run): (Vec<VerdictRecord>, Marks, u32) =
+            postcard::from_bytes(&self.0).ok()?;
+        Some(History {
+            verdicts: verdicts.into_iter().map(Into::into).collect(),
+            marks,
+            last_run,
+        })
+    }
+}
+
+/// The folder of a subject's runs as it was before it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    inode: u64,
+    /// Nanoseconds since 1970: no change leaves it as it is, and nobody can set it (inode(7)).
+    changed: i64,
+}
+
+impl Mark {
+    pub(super) fn of(stamp: &Stamp) -> Self {
+        let (inode, changed) = stamp.inode_and_change();
+        Self { inode, changed }
+    }
+}
+
+/// What the index tells of each task.
+pub type Index = BTreeMap<TaskId, (Mark, Packed)>;
+
+/// The index; an empty one where there is none that counts.
+pub fn read_index(layout: &Layout) -> Index {
+    let bytes = files::read_bounded(&layout.index(), LARGEST).unwrap_or_default();
+    parse(&bytes).unwrap_or_default()
+}
+
+/// Replaces the index.
+pub fn write_index<'a>(
+    layout: &Layout,
+    entries: impl Iterator<Item = (RunSubject, Mark, &'a Packed)>,
+) -> Result<(), Error> {
+    let mut body = version().to_le_bytes().to_vec();
+    for (subject, mark, packed) in entries {
+        let Some(id) = subject.task() else { continue };
+        body.extend(id.number().to_le_bytes());
+        body.extend(mark.inode.to_le_bytes());
+        body.extend(mark.changed.to_le_bytes());
+        body.extend((packed.len() as u64).to_le_bytes());
+        body.extend(&packed.0);
+    }
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(digest(&body).to_le_bytes());
+    bytes.append(&mut body);
+    let path = layout.index();
+    files::replace(&path, &bytes, 0o644, Durability::Crash).map_err(super::io_error("write", &path))
+}
+
+fn parse(bytes: &[u8]) -> Option<Index> {
+    let mut rest = bytes.strip_prefix(MAGIC)?;
+    let digest_told = number(&mut rest)?;
+    if digest(rest) != digest_told || number(&mut rest)? != version() {
+        return None;
+    }
+    let mut index = Index::new();
+    while !rest.is_empty() {
+        let id = TaskId::try_from(number(&mut rest)?.cast_signed()).ok()?;
+        let mark = Mark {
+            inode: number(&mut rest)?,
+            changed: number(&mut rest)?.cast_signed(),
+        };
+        let length = usize::try_from(number(&mut rest)?).ok()?;
+        let (packed, others) = rest.split_at_checked(length)?;
+        index.insert(id, (mark, Packed(packed.into())));
+        rest = others;
+    }
+    Some(index)
+}
+
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let (first, others) = rest.split_first_chunk()?;
+    *rest = others;
+    Some(u64::from_le_bytes(*first))
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Which program's shapes these are: bytes of postcard do not tell. Any other build counts as another.
+fn version() -> u64 {
+    static VERSION: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let program = Stamp::of("/proc/self/exe");
+        digest(format!("{program:?}").as_bytes())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::core::given::{id, record};
+    use crate::core::record::Verdict;
+
+    fn history() -> History {
+        let verdict = Verdict::HandedOff {
+            to: Some("coder".into()),
+        };
+        let mut second = record("7/2", "coder", Verdict::NoProgress, 20);
+        second.tasks[0].updated_at = None;
+        second.cost = Some(0.25);
+        History {
+            verdicts: vec![
+                Arc::new(record("7/1", "architect", verdict, 10)),
+                Arc::new(second),
+            ],
+            marks: Marks {
+                retried_after: 1,
+                ..Marks::default()
+            },
+            last_run: 2,
+        }
+    }
+
+    #[test]
+    fn a_history_is_the_same_after_it_was_packed() {
+        let packed = Packed::of(&history());
+        assert_eq!(packed.unpack(), Some(history()));
+        assert!(packed.len() < 1000, "{}", packed.len());
+        let none = Packed::of(&History::default());
+        assert!(none.is_empty());
+        assert_eq!(none.unpack(), Some(History::default()));
+    }
+
+    #[test]
+    fn an_index_is_read_as_it_was_written_and_a_torn_one_is_none() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let base = camino::Utf8Path::from_path(dir.path()).expect("UTF-8");
+        let layout = Layout::new(base);
+        std::fs::create_dir(layout.state()).expect("a folder");
+        assert!(read_index(&layout).is_empty());
+        let packed = Packed::of(&history());
+        let mark = Mark {
+            inode: 5,
+            changed: -3,
+        };
+        let entries = [
+            RunSubject::Task(id(7)),
+            RunSubject::Inbound,
+            RunSubject::Task(id(8)),
+        ];
+        let entries = entries.into_iter().map(|subject| (subject, mark, &packed));
+        write_index(&layout, entries).expect("written");
+        let index = read_index(&layout);
+        assert_eq!(index.keys().copied().collect::<Vec<_>>(), [id(7), id(8)]);
+        assert_eq!(index[&id(7)].0, mark);
+        assert_eq!(index[&id(7)].1.unpack(), Some(history()));
+
+        let whole = std::fs::read(layout.index()).expect("it is there");
+        for length in 0..whole.len() {
+            assert!(parse(&whole[..length]).is_none(), "{length} bytes");
+        }
+        for place in 0..whole.len() {
+            let mut other = whole.clone();
+            other[place] ^= 1;
+            assert!(parse(&other).is_none(), "byte {place}");
+        }
+    }
+}

@@ -287,7 +287,7 @@ impl Daemon {
                     self.watch_processes(&looked, &decision);
                     // What an action led to comes first; what is said of it can wait.
                     if acted != Acted::Something {
-                        if let Err(error) = watch.watch_tasks(&self.holds.waiting_folders()) {
+                        if let Err(error) = watch.watch_tasks(self.holds.waiting_folders()) {
                             debug!(error = %error, "some task folders are left to the rescan");
                         }
                         self.heard_by(&watch);

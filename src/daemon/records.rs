@@ -1,6 +1,7 @@
 //! What the daemon writes of itself besides its journal, and what of old it lets go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tracing::{info, warn};
 
@@ -16,9 +17,11 @@ use crate::look::chain;
 /// not through all that is known.
 #[derive(Default)]
 pub(super) struct Holds {
-    tasks: BTreeMap<TaskId, (Option<QueueName>, Hold)>,
+    tasks: BTreeMap<TaskId, (Option<QueueName>, Arc<Hold>)>,
     /// The same, by the queue in which each was seen.
     by_queue: BTreeMap<QueueName, BTreeSet<TaskId>>,
+    /// Those that wait for something in their folder.
+    folders: BTreeSet<TaskId>,
     others: BTreeMap<Subject, Hold>,
 }
 
@@ -33,14 +36,17 @@ impl Holds {
                     .flatten()
                 {
                     self.tasks.remove(&id);
+                    self.folders.remove(&id);
                 }
             }
             Coverage::Everything => {
                 self.tasks.clear();
                 self.by_queue.clear();
+                self.folders.clear();
             }
         }
         for id in seen.tasks.keys().chain(seen.details.keys()) {
+            self.folders.remove(id);
             if let Some((Some(queue), _)) = self.tasks.remove(id)
                 && let Some(ids) = self.by_queue.get_mut(&queue)
             {
@@ -52,6 +58,8 @@ impl Holds {
             Subject::Provider(_) => seen.coverage != Coverage::Everything,
             _ => false,
         });
+        // A queue's tasks mostly wait for the same: ten thousand have a few dozen holds.
+        let mut last = Arc::new(Hold::Paused);
         for (subject, hold) in &decision.holds {
             let Subject::Task(id) = subject else {
                 self.others.insert(subject.clone(), hold.clone());
@@ -61,20 +69,19 @@ impl Holds {
             if let Some(queue) = &queue {
                 self.by_queue.entry(queue.clone()).or_default().insert(*id);
             }
-            self.tasks.insert(*id, (queue, hold.clone()));
+            if let Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. } = hold {
+                self.folders.insert(*id);
+            }
+            if *last != *hold {
+                last = Arc::new(hold.clone());
+            }
+            self.tasks.insert(*id, (queue, Arc::clone(&last)));
         }
     }
 
     /// Tasks that wait for something in their folder.
-    pub(super) fn waiting_folders(&self) -> BTreeSet<TaskId> {
-        let waits = |hold: &Hold| {
-            matches!(
-                hold,
-                Hold::AwaitingFiles { .. } | Hold::NoFolder | Hold::Parked { .. }
-            )
-        };
-        let tasks = self.tasks.iter().filter(|(_, (_, hold))| waits(hold));
-        tasks.map(|(id, _)| *id).collect()
+    pub(super) fn waiting_folders(&self) -> &BTreeSet<TaskId> {
+        &self.folders
     }
 
     pub(super) fn len(&self) -> usize {
@@ -84,7 +91,7 @@ impl Holds {
     /// Tasks last, as they are many.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Subject, &Hold)> {
         let tasks = self.tasks.iter();
-        let tasks = tasks.map(|(id, (_, hold))| (Subject::Task(*id), hold));
+        let tasks = tasks.map(|(id, (_, hold))| (Subject::Task(*id), &**hold));
         let others = self.others.iter();
         others
             .map(|(subject, hold)| (subject.clone(), hold))
@@ -196,7 +203,7 @@ mod tests {
         assert_eq!(folders.len() + 1, holds.len());
         let first = holds.iter().next().map(|(subject, _)| subject);
         assert_eq!(first, Some(Subject::Everything));
-        folders.into_iter().map(TaskId::number).collect()
+        folders.iter().map(|id| id.number()).collect()
     }
 
     #[test]

@@ -11,7 +11,6 @@ use super::timers::Timers;
 use super::{Builtin, Daemon, lock};
 use crate::core::attention::News;
 use crate::core::model::{Millis, Moment, Now, Timestamp};
-use crate::edge::tinytask::Hint;
 use crate::edge::watch::{self, Watch};
 use crate::edge::{clock, machine, process};
 use crate::look;
@@ -79,6 +78,7 @@ impl Daemon {
                     self.options.shim.have_spare();
                     self.index();
                     if std::mem::take(&mut self.has_to_give_back) {
+                        self.looker.memory.pack();
                         machine::give_back_memory();
                     }
                     is_settled = true;
@@ -114,7 +114,7 @@ impl Daemon {
         }
         if areas.database && is_told {
             // Mostly too early, but not always: a server that does not wait for its disk is as quick as we are.
-            self.read_hint(timers);
+            self.read_hint(timers, false);
         }
         if !is_told || areas.control {
             self.attention.hear(News::Anything);
@@ -143,10 +143,7 @@ impl Daemon {
         }
         match timers.take_database() {
             Some(is_last) if is_told => {
-                self.read_hint(timers);
-                if is_last && self.looker.hint.as_ref().is_some_and(Hint::is_behind) {
-                    self.read_hint(timers);
-                }
+                self.read_hint(timers, is_last);
                 if is_last && let Some(hint) = &mut self.looker.hint {
                     hint.rest();
                 }
@@ -172,11 +169,11 @@ impl Daemon {
     }
 
     /// Hears what changed in tinytask's database.
-    fn read_hint(&mut self, timers: &mut Timers) {
+    fn read_hint(&mut self, timers: &mut Timers, is_last: bool) {
         let Some(hint) = &mut self.looker.hint else {
             return;
         };
-        match hint.changes() {
+        match hint.changes(is_last) {
             Some(news) => news.into_iter().for_each(|news| self.attention.hear(news)),
             None => {
                 timers.cannot_read_database();
@@ -205,6 +202,7 @@ impl Daemon {
         {
             self.attention.hear(News::Anything);
         }
+        self.looker.memory.pack();
         let found = self.looker.rescan(&now);
         match found {
             look::Rescan::Settings => {

@@ -18,8 +18,6 @@ use crate::edge::files::Names;
 use crate::edge::runs::{Earlier, Index, Mark, Packed, Read};
 use crate::edge::{goose, inbound, recipe, runs};
 
-/// Bytes of a history that is not packed.
-const LONG: usize = 4096;
 /// So many subjects are read from their records in a few milliseconds: they need no index.
 const FEW: usize = 200;
 
@@ -80,18 +78,16 @@ struct Past {
 /// Ten thousand tasks have ten thousand histories, of which a look wants a queue's.
 #[derive(Debug)]
 enum Kept {
+    /// No look has wanted it for a while.
     Packed(Packed),
-    /// Requests by the thousand, say: too long to be unpacked at each look.
     Whole(Arc<History>),
 }
 
 impl Kept {
-    fn of(history: &Arc<History>) -> Self {
-        let packed = Packed::of(history);
-        if packed.len() > LONG {
-            Self::Whole(Arc::clone(history))
-        } else {
-            Self::Packed(packed)
+    fn packed(&self) -> Packed {
+        match self {
+            Self::Packed(packed) => packed.clone(),
+            Self::Whole(history) => Packed::of(history),
         }
     }
 
@@ -103,7 +99,10 @@ impl Kept {
     }
 
     fn is_empty(&self) -> bool {
-        matches!(self, Self::Packed(packed) if packed.is_empty())
+        match self {
+            Self::Packed(packed) => packed.is_empty(),
+            Self::Whole(history) => **history == History::default(),
+        }
     }
 }
 
@@ -139,12 +138,17 @@ impl Memory {
         self.unindexed = 0;
         let entries = self.histories.iter().filter_map(|(subject, past)| {
             let mark = past.mark.filter(|_| !past.is_stale)?;
-            match &past.history {
-                Kept::Packed(packed) => Some((*subject, mark, packed)),
-                Kept::Whole(_) => None,
-            }
+            Some((*subject, mark, past.history.packed()))
         });
         runs::write_index(layout, entries)
+    }
+    /// Packs what looks have unpacked. The next look at a queue takes that much longer, so not while looks come.
+    pub fn pack(&mut self) {
+        for past in self.histories.values_mut() {
+            if let Kept::Whole(history) = &past.history {
+                past.history = Kept::Packed(Packed::of(history));
+            }
+        }
     }
     /// A verdict was finished.
     pub fn add_verdict(&mut self, verdict: &VerdictRecord) {
@@ -234,7 +238,7 @@ impl Looker {
                     }
                     if memory.is_writer {
                         let past = Past {
-                            history: Kept::of(&history),
+                            history: Kept::Whole(Arc::clone(&history)),
                             mark,
                             is_stale: false,
                         };
@@ -248,12 +252,14 @@ impl Looker {
             }
         }
         for subject in &wanted {
-            if let Some(past) = memory.histories.get(subject)
+            if let Some(past) = memory.histories.get_mut(subject)
                 && !past.is_stale
                 && !past.history.is_empty()
+                && !seen.histories.contains_key(subject)
             {
-                let history = || past.history.history();
-                seen.histories.entry(*subject).or_insert_with(history);
+                let history = past.history.history();
+                past.history = Kept::Whole(Arc::clone(&history));
+                seen.histories.insert(*subject, history);
             }
         }
         // Closed tasks leave the lists, and so the cache. Those of queues that were not asked are still open, as far as is known.

@@ -131,6 +131,9 @@ const INDEXES: [(&str, &str); 12] = [
 const OPEN_TASKS: &str = "CREATE INDEX IF NOT EXISTS tasks_open ON tasks (assigned_to, priority DESC, created_at) \
     WHERE archived_at IS NULL AND status <> 'complete'";
 
+/// All tasks by when they were last changed, so that a reader of the file finds what changed since it last looked.
+const CHANGED_TASKS: &str = "CREATE INDEX IF NOT EXISTS tasks_changed ON tasks (updated_at)";
+
 /// What every generation has, and what later ones added, as ALTER TABLE adds it.
 const FIRST_COLUMNS: [&str; 11] = [
     "id",
@@ -310,7 +313,7 @@ fn look(db: &Connection, path: &Utf8Path) -> Result<Known, Look> {
             .iter()
             .all(|name| tables.iter().any(|table| table == name))
         && db.query_row(
-            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'tasks_open')",
+            "SELECT count(*) = 2 FROM sqlite_schema WHERE type = 'index' AND name IN ('tasks_open', 'tasks_changed')",
             [],
             |row| row.get(0),
         )?;
@@ -342,6 +345,7 @@ fn bring_up_to_date(db: &mut Connection) -> rusqlite::Result<()> {
         }
     }
     transaction.execute_batch(OPEN_TASKS)?;
+    transaction.execute_batch(CHANGED_TASKS)?;
     transaction.commit()
 }
 

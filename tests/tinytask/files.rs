@@ -192,7 +192,7 @@ fn an_older_files_own_indexes_are_not_doubled() {
     let of_both = indexes
         .iter()
         .filter(|columns| *columns == "assigned_to,status");
-    assert_eq!((of_both.count(), indexes.len()), (1, 10), "{indexes:?}");
+    assert_eq!((of_both.count(), indexes.len()), (1, 11), "{indexes:?}");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn the_file_has_tinytasks_own_columns_and_indexes() {
         indexes.join(" "),
         "comments(task_id) links(task_id) task_history(task_id) tasks(archived_at) tasks(assigned_to) \
          tasks(assigned_to,priority,created_at) tasks(assigned_to,status) tasks(blocked_by_task_id) tasks(parent_task_id) tasks(queue_name) \
-         tasks(queue_name,assigned_to) tasks(queue_name,status) tasks(status)"
+         tasks(queue_name,assigned_to) tasks(queue_name,status) tasks(status) tasks(updated_at)"
     );
     assert_eq!(list("PRAGMA journal_mode"), ["wal"]);
     let mode = std::fs::metadata(&db).expect("there").permissions().mode();

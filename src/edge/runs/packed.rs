@@ -94,9 +94,9 @@ pub fn read_index(layout: &Layout) -> Index {
 }
 
 /// Replaces the index.
-pub fn write_index<'a>(
+pub fn write_index(
     layout: &Layout,
-    entries: impl Iterator<Item = (RunSubject, Mark, &'a Packed)>,
+    entries: impl Iterator<Item = (RunSubject, Mark, Packed)>,
 ) -> Result<(), Error> {
     let mut body = version().to_le_bytes().to_vec();
     for (subject, mark, packed) in entries {
@@ -211,7 +211,9 @@ mod tests {
             RunSubject::Inbound,
             RunSubject::Task(id(8)),
         ];
-        let entries = entries.into_iter().map(|subject| (subject, mark, &packed));
+        let entries = entries
+            .into_iter()
+            .map(|subject| (subject, mark, packed.clone()));
         write_index(&layout, entries).expect("written");
         let index = read_index(&layout);
         assert_eq!(index.keys().copied().collect::<Vec<_>>(), [id(7), id(8)]);

@@ -111,6 +111,9 @@ impl<'a> Recorded<'a> {
         let read = |(subject, earlier): &(RunSubject, Earlier<'_>)| {
             (*subject, self.history(*subject, earlier))
         };
+        if subjects.len() <= SHARE {
+            return subjects.iter().map(read).collect();
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let share = subjects.len().div_ceil(cores).max(SHARE);
         let mut shares = subjects.chunks(share);

@@ -5,8 +5,11 @@
 //!
 //! Interleaving survived: inotify tells of a write to the log before the commit is visible (measured: 200 of 200 immediate looks were
 //! stale, 2 of 200 after 1 ms). So [`Hint::changes`] is asked again, at growing distances, until a while after the last event; a commit
-//! that is not visible yet is found by one of these, as each compares what is there with what was there when it was last read. Where
-//! the first of them tells of numbers only ([`MANY`]), what else that commit changed is told by the next, and the last asks twice.
+//! that is not visible yet is found by one of these, as each compares what is there with what was there when it was last read.
+//!
+//! Ten thousand rows take tens of milliseconds. Where the built-in server's index of them by `updated_at` is there, what changed lately
+//! is read by it, and all of them only once the burst is over: that finds what `updated_at` does not tell (a task that was deleted, a
+//! clock that was set back).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
@@ -21,12 +24,13 @@ use siphasher::sip::SipHasher13;
 use super::wire;
 use crate::core::attention::News;
 use crate::core::model::{TaskId, TaskKey};
+use crate::edge::clock;
 
 /// Enough for the pages of one reading; the default of 2 MB would stay with us.
 const CACHE_KIB: i64 = 512;
 
-/// Open tasks whose rows take longer to read than anybody wants to wait for.
-const MANY: usize = 1000;
+/// Under writes without end, all rows are read this often.
+const ALL_AGAIN: Duration = Duration::from_secs(2);
 
 /// Something of each queue's open tasks, that does not depend on their order.
 type Digests = BTreeMap<String, u64>;
@@ -37,19 +41,29 @@ pub struct Hint {
     open: Option<Open>,
     /// A digest of all there is to each queue's open tasks, as last read; none: nothing was read yet, or it cannot be relied on.
     queues: Option<Digests>,
-    /// The same of their numbers only, where they are [`MANY`].
-    members: Option<Digests>,
-    /// Something was told by the numbers, and the rows were not read since.
-    is_behind: bool,
+    /// Since when there is more to be read than was, by [`clock::monotonic`].
+    behind_since: Option<Duration>,
+    lately: Option<Lately>,
     last_comment: i64,
+}
+
+/// The tasks that were changed in the last second in which any was, by the server's clock.
+struct Lately {
+    /// `updated_at` of the last.
+    second: String,
+    /// A digest of each by its number.
+    tasks: BTreeMap<i64, u64>,
 }
 
 struct Open {
     connection: Connection,
     /// Device and inode of the file that was opened.
     identity: Option<(u64, u64)>,
-    /// SQLite's `data_version`, which another's commit raises; none: not read yet.
+    /// SQLite's `data_version`, which another's commit raises, when all rows were read; none: not read yet.
     version: Option<i64>,
+    /// The same, when the last ones were.
+    version_lately: Option<i64>,
+    is_indexed: bool,
     /// SQL.
     open_tasks: String,
 }
@@ -61,19 +75,20 @@ impl Hint {
             path: path.to_owned(),
             open: None,
             queues: None,
-            members: None,
-            is_behind: false,
+            behind_since: None,
+            lately: None,
             last_comment: 0,
         }
     }
 
-    /// What changed since this was last called, by queue and task; `None`: it cannot be told, so it may be anything.
-    pub fn changes(&mut self) -> Option<Vec<News>> {
-        let found = self.try_changes();
+    /// What changed since this was last called, by queue and task; `None`: it cannot be told, so it may be anything. `is_last`: it will
+    /// not be asked again until more is written, so nothing may be left for later.
+    pub fn changes(&mut self, is_last: bool) -> Option<Vec<News>> {
+        let found = self.try_changes(is_last);
         if let Err(error) = &found {
             tracing::debug!(path = %self.path, %error, "tinytask's database tells nothing");
             self.open = None;
-            (self.queues, self.members) = (None, None);
+            (self.queues, self.lately) = (None, None);
         }
         found.ok().flatten()
     }
@@ -93,18 +108,13 @@ impl Hint {
         }))
     }
 
-    /// Has [`Hint::changes`] more to tell than it did, whatever happens?
-    pub fn is_behind(&self) -> bool {
-        self.is_behind
-    }
-
     /// Nothing was written for a while: the file is let go, as a server that ends wants to tidy it up. What was read is kept.
     pub fn rest(&mut self) {
         self.open = None;
     }
 
     /// `Ok(None)`: read for the first time.
-    fn try_changes(&mut self) -> rusqlite::Result<Option<Vec<News>>> {
+    fn try_changes(&mut self, is_last: bool) -> rusqlite::Result<Option<Vec<News>>> {
         let identity = identity(&self.path);
         if self
             .open
@@ -113,7 +123,7 @@ impl Hint {
         {
             // Another file has the name now: a restored backup, or a database made anew.
             self.open = None;
-            (self.queues, self.members) = (None, None);
+            (self.queues, self.lately) = (None, None);
         }
         self.opened()?;
         let Some(open) = &mut self.open else {
@@ -123,43 +133,34 @@ impl Hint {
         if open.version == Some(version) && self.queues.is_some() {
             return Ok(Some(Vec::new()));
         }
-        // Ten thousand rows take tens of milliseconds. Which of them are in which queue, which is what starts an agent, is told sooner, and
-        // first; what it does not tell (a task that is put back, edited, not blocked any more) is told by the rows when this is
-        // called again, as the version is not noted yet.
-        if let Some(before) = &self.members {
-            let members = open.members()?;
-            let changed = changed(before, &members);
-            if !changed.is_empty() {
-                self.members = Some(members);
-                self.is_behind = true;
-                return Ok(Some(changed));
+        let commented = open.comments_after(&mut self.last_comment, self.queues.is_some())?;
+        let now = clock::monotonic();
+        let since = *self.behind_since.get_or_insert(now);
+        if let Some(lately) = &mut self.lately
+            && !is_last
+            && now.saturating_sub(since) < ALL_AGAIN
+        {
+            let mut news = commented;
+            if open.version_lately != Some(version) {
+                news.extend(open.changed_lately(lately)?);
+                open.version_lately = Some(version);
             }
+            return Ok(Some(news));
         }
-        self.is_behind = false;
-        let (queues, tasks) = open.digests()?;
-        self.members = if tasks > MANY {
-            Some(open.members()?)
+        let queues = open.digests()?;
+        self.lately = if open.is_indexed {
+            Some(open.lately()?)
         } else {
             None
         };
-        let mut commented = Vec::new();
-        match self.queues {
-            None => self.last_comment = open.last_comment()?,
-            // Only up to what this very reading saw: another one may be made right after it.
-            Some(_) => {
-                for (comment, task) in open.comments_after(self.last_comment)? {
-                    self.last_comment = self.last_comment.max(comment);
-                    commented.extend(TaskId::try_from(task).ok());
-                }
-            }
-        }
+        self.behind_since = None;
         open.version = Some(version);
         let before = self.queues.replace(queues);
         let (Some(before), Some(now)) = (before, &self.queues) else {
             return Ok(None);
         };
         let mut news = changed(&before, now);
-        news.extend(commented.into_iter().map(News::Task));
+        news.extend(commented);
         Ok(Some(news))
     }
 
@@ -193,11 +194,18 @@ impl Open {
             columns.insert(row.get::<_, String>("name")?);
             Ok(())
         })?;
+        let is_indexed = connection.query_row(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'tasks_changed')",
+            [],
+            |row| row.get(0),
+        )?;
         Ok(Self {
             open_tasks: open_tasks(&columns),
             connection,
             identity,
             version: None,
+            version_lately: None,
+            is_indexed,
         })
     }
 
@@ -205,47 +213,81 @@ impl Open {
         (self.connection).pragma_query_value(None, "data_version", |row| row.get(0))
     }
 
-    /// A digest of each queue's open tasks, and how many there are. A part of another task counts for that one's queue too, as it keeps
-    /// it from being runnable.
-    fn digests(&self) -> rusqlite::Result<(Digests, usize)> {
-        let (mut queues, mut tasks) = (Digests::new(), 0);
+    /// A digest of each queue's open tasks. A part of another task counts for that one's queue too, as it keeps it from being runnable.
+    fn digests(&self) -> rusqlite::Result<Digests> {
+        let mut queues = Digests::new();
         let mut statement = self.connection.prepare_cached(&self.open_tasks)?;
         let columns = statement.column_count();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let mut hasher = SipHasher13::new();
-            for column in 0..columns {
-                digest(row.get_ref(column)?, &mut hasher);
-            }
-            add(&mut queues, row.get_ref(0)?, hasher.finish());
+            let digest = digest(row, columns)?;
+            add(&mut queues, row.get_ref(0)?, digest);
             // Else a part in its whole's own queue would count like two of its kind.
-            add(&mut queues, row.get_ref(1)?, hasher.finish().rotate_left(1));
-            tasks += 1;
-        }
-        Ok((queues, tasks))
-    }
-
-    /// A digest of the numbers of each queue's open tasks. In the words of the built-in server's index of them, where there is one.
-    fn members(&self) -> rusqlite::Result<Digests> {
-        let mut queues = Digests::new();
-        let sql =
-            "SELECT assigned_to, id FROM tasks WHERE archived_at IS NULL AND status <> 'complete'";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let mut hasher = SipHasher13::new();
-            digest(row.get_ref(1)?, &mut hasher);
-            add(&mut queues, row.get_ref(0)?, hasher.finish());
+            add(&mut queues, row.get_ref(1)?, digest.rotate_left(1));
         }
         Ok(queues)
     }
 
-    /// The comments above `last`, each with its task.
-    fn comments_after(&self, last: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
+    /// The tasks of the last second, by the index.
+    fn lately(&self) -> rusqlite::Result<Lately> {
+        let sql = "SELECT coalesce(max(updated_at), '') FROM tasks";
+        let second = (self.connection).query_row(sql, [], |row| row.get(0))?;
+        let mut lately = Lately {
+            second,
+            tasks: BTreeMap::new(),
+        };
+        self.changed_lately(&mut lately)?;
+        Ok(lately)
+    }
+
+    /// The queues of the tasks that were changed since `lately`, which is brought up to date: where they are, of what they are a part,
+    /// and of what they block.
+    fn changed_lately(&self, lately: &mut Lately) -> rusqlite::Result<Vec<News>> {
+        let sql = "SELECT updated_at, id, task.assigned_to, \
+             (SELECT whole.assigned_to FROM tasks whole WHERE whole.id = task.parent_task_id), task.* \
+             FROM tasks task INDEXED BY tasks_changed WHERE updated_at >= ? ORDER BY updated_at";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let columns = statement.column_count();
+        let mut blocked = (self.connection)
+            .prepare_cached("SELECT assigned_to FROM tasks WHERE blocked_by_task_id = ?")?;
+        let mut names = BTreeSet::new();
+        let mut rows = statement.query([lately.second.clone()])?;
+        while let Some(row) = rows.next()? {
+            let (second, id): (String, i64) = (row.get(0)?, row.get(1)?);
+            if second > lately.second {
+                lately.second = second;
+                lately.tasks.clear();
+            }
+            let digest = digest(row, columns)?;
+            if lately.tasks.insert(id, digest) == Some(digest) {
+                continue;
+            }
+            for column in 2..4 {
+                names.extend(row.get::<_, Option<String>>(column)?);
+            }
+            for queue in blocked.query_map([id], |row| row.get::<_, Option<String>>(0))? {
+                names.extend(queue?);
+            }
+        }
+        let names = names.into_iter().filter_map(|name| name.parse().ok());
+        Ok(names.map(News::Queue).collect())
+    }
+
+    /// The tasks of the comments above `last`, which is raised to the highest; only that, where nothing `is_wanted` yet.
+    fn comments_after(&self, last: &mut i64, is_wanted: bool) -> rusqlite::Result<Vec<News>> {
+        if !is_wanted {
+            *last = self.last_comment()?;
+            return Ok(Vec::new());
+        }
         let mut statement =
             (self.connection).prepare_cached("SELECT id, task_id FROM comments WHERE id > ?")?;
-        let comments = statement.query_map([last], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        comments.collect()
+        let mut news = Vec::new();
+        for comment in statement.query_map([*last], |row| Ok((row.get(0)?, row.get(1)?)))? {
+            let (comment, task): (i64, i64) = comment?;
+            *last = comment.max(*last);
+            news.extend(TaskId::try_from(task).ok().map(News::Task));
+        }
+        Ok(news)
     }
 
     fn last_comment(&self) -> rusqlite::Result<i64> {
@@ -295,13 +337,17 @@ fn changed(before: &Digests, now: &Digests) -> Vec<News> {
         .collect()
 }
 
-fn digest(value: ValueRef<'_>, hasher: &mut SipHasher13) {
-    match value {
-        ValueRef::Null => 0_u8.hash(hasher),
-        ValueRef::Integer(number) => (1_u8, number).hash(hasher),
-        ValueRef::Real(number) => (2_u8, number.to_bits()).hash(hasher),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => (3_u8, bytes).hash(hasher),
+fn digest(row: &rusqlite::Row<'_>, columns: usize) -> rusqlite::Result<u64> {
+    let mut hasher = SipHasher13::new();
+    for column in 0..columns {
+        match row.get_ref(column)? {
+            ValueRef::Null => 0_u8.hash(&mut hasher),
+            ValueRef::Integer(number) => (1_u8, number).hash(&mut hasher),
+            ValueRef::Real(number) => (2_u8, number.to_bits()).hash(&mut hasher),
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => (3_u8, bytes).hash(&mut hasher),
+        }
     }
+    Ok(hasher.finish())
 }
 
 fn identity(path: &Utf8Path) -> Option<(u64, u64)> {

@@ -38,25 +38,34 @@ pub struct Link {
     pub description: Option<String>,
 }
 
+/// A text that is looked at and let go: without a copy where JSON has it as it is.
+#[derive(Deserialize)]
+struct Words<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// A task row. v1 has no parent, queue name, blocker or `is_currently_blocked`.
 #[derive(Deserialize)]
-struct Row {
+struct Row<'a> {
     id: i64,
     title: String,
-    description: Option<String>,
+    #[serde(borrow)]
+    description: Option<Words<'a>>,
     status: TaskStatus,
     assigned_to: Option<Text>,
     previous_assigned_to: Option<Text>,
     created_by: Option<Text>,
     priority: Option<f64>,
-    tags: Option<Vec<String>>,
+    #[serde(borrow)]
+    tags: Option<Vec<Words<'a>>>,
     parent_task_id: Option<i64>,
     queue_name: Option<Text>,
     blocked_by_task_id: Option<i64>,
     is_currently_blocked: Option<bool>,
-    created_at: String,
-    updated_at: String,
-    archived_at: Option<String>,
+    #[serde(borrow)]
+    created_at: Cow<'a, str>,
+    #[serde(borrow)]
+    updated_at: Cow<'a, str>,
+    #[serde(borrow)]
+    archived_at: Option<Words<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +120,7 @@ impl OddRows {
     }
 }
 
-impl Row {
+impl Row<'_> {
     fn into_task(self) -> Result<Task, String> {
         let positive = |id: Option<i64>| id.and_then(|id| TaskId::try_from(id).ok());
         let time = |text: &str| parse_time(text).ok_or_else(|| format!("`{text}` is no time"));
@@ -148,13 +157,13 @@ impl Row {
         }
         let mut bytes = Vec::with_capacity(256);
         text(&mut bytes, &self.title);
-        maybe(&mut bytes, self.description.as_deref());
+        maybe(&mut bytes, self.description.as_ref().map(|words| &*words.0));
         bytes.extend(self.priority.unwrap_or(0.0).to_bits().to_le_bytes());
         maybe(&mut bytes, self.assigned_to.as_deref());
         let tags = self.tags.as_deref().unwrap_or_default();
         bytes.extend((tags.len() as u64).to_le_bytes());
         for tag in tags {
-            text(&mut bytes, tag);
+            text(&mut bytes, &tag.0);
         }
         bytes.extend(self.blocked_by_task_id.unwrap_or(0).to_le_bytes());
         SipHasher13::new_with_keys(0x6361_6c79_7073_6f2d, 0x7761_7463_685f_7631).hash(&bytes)
@@ -176,7 +185,7 @@ pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 /// The JSON in an answer: the whole text; else what begins after the first blank line with `{`; else it is prose.
-fn parse<T: DeserializeOwned>(call: &'static str, text: &str) -> Result<T, Error> {
+fn parse<'a, T: Deserialize<'a>>(call: &'static str, text: &'a str) -> Result<T, Error> {
     let bad = |error: serde_json::Error| Error::BadAnswer {
         call,
         source: Cause::new(format!("{error}: {}", head(text))),
@@ -199,13 +208,13 @@ fn head(text: &str) -> &str {
 }
 
 /// The rows of a list. One bad row among good ones is skipped and told; the rest must not suffer.
-fn rows<T, L: DeserializeOwned, O: DeserializeOwned>(
+fn rows<'a, T, L: Deserialize<'a>, O: DeserializeOwned>(
     call: &'static str,
-    text: &str,
+    text: &'a str,
     odd: &OddRows,
-    good: impl Fn(L) -> Vec<Row>,
+    good: impl Fn(L) -> Vec<Row<'a>>,
     any: impl Fn(O) -> Vec<Value>,
-    each: impl Fn(Row) -> Result<T, String>,
+    each: impl Fn(Row<'_>) -> Result<T, String>,
 ) -> Result<Vec<T>, Error> {
     // The quick way reads 100,000 rows without building a tree for each; the slow way finds out which one is bad.
     if let Ok(list) = parse::<L>(call, text)
@@ -232,9 +241,9 @@ pub fn tasks(call: &'static str, text: &str, odd: &OddRows) -> Result<Vec<Task>,
         call,
         text,
         odd,
-        |list: Tasks<Row>| list.tasks,
+        |list: Tasks<Row<'_>>| list.tasks,
         |list: Tasks<Value>| list.tasks,
-        Row::into_task,
+        |row| row.into_task(),
     )
 }
 
@@ -244,16 +253,16 @@ pub fn open_subtasks(text: &str, odd: &OddRows) -> Result<u32, Error> {
         "get_subtasks",
         text,
         odd,
-        |list: Subtasks<Row>| list.subtasks,
+        |list: Subtasks<Row<'_>>| list.subtasks,
         |list: Subtasks<Value>| list.subtasks,
-        Row::into_task,
+        |row| row.into_task(),
     )?;
     Ok(subtasks.iter().filter(|task| task.is_open()).count() as u32)
 }
 
 /// An answer that is a task, with prose before it or not.
 pub fn task(call: &'static str, text: &str) -> Result<Task, Error> {
-    parse::<Row>(call, text)?
+    parse::<Row<'_>>(call, text)?
         .into_task()
         .map_err(|why| Error::BadAnswer {
             call,
@@ -283,11 +292,13 @@ pub fn detail(text: &str, open_subtasks: u32) -> Result<Detail, Error> {
 
 /// `get_task`, as a person reads it.
 pub fn page(text: &str) -> Result<Page, Error> {
-    let row = parse::<Row>("get_task", text)?;
+    let row = parse::<Row<'_>>("get_task", text)?;
     let around = parse::<Around>("get_task", text)?;
     Ok(Page {
-        description: row.description.clone(),
-        tags: row.tags.clone().unwrap_or_default(),
+        description: row.description.map(|words| words.0.into_owned()),
+        tags: (row.tags.into_iter().flatten())
+            .map(|tag| tag.0.into_owned())
+            .collect(),
         task: task("get_task", text)?,
         comments: around
             .comments

@@ -54,6 +54,7 @@ impl Looker {
         let began = clock::boot();
         let error = |error: tinytask::Error| (chain(&error), error.hint());
         let over = over(&seen.runs);
+        let mut early = BTreeMap::new();
         let tasks = match scope {
             Scope::Everything => {
                 seen.coverage = Coverage::Everything;
@@ -74,7 +75,11 @@ impl Looker {
                 let witness = self.memory.trust.witness(&BTreeSet::new());
                 let vouching = async { vouch(tinytask, witness, true, newest?).await.ok() };
                 let answers = join_all(queues.iter().map(|queue| tinytask.queue(queue.as_str())));
-                let (answers, vouched) = tokio::join!(answers, vouching);
+                // What a verdict is sure to ask for is asked beside the lists, not after them.
+                let named: BTreeSet<TaskId> = over.iter().filter_map(named_task).collect();
+                let details = tinytask.details(&named);
+                let (answers, vouched, details) = tokio::join!(answers, vouching, details);
+                early.extend(details);
                 self.memory.vouched = vouched;
                 seen.coverage = Coverage::Queues(queues);
                 let mut tasks = Vec::new();
@@ -119,7 +124,21 @@ impl Looker {
                     .filter(|id| !is_whole && seen.tasks.contains_key(id)),
             )
             .collect();
-        for (id, detail) in tinytask.details(&wanted).await {
+        // Interleaving survived: a task is moved between its own answer and its queue's. Answers that do not agree are of two moments, and
+        // what a verdict goes by is the later one: it is asked for again.
+        let agrees = |id: &TaskId, detail: &Result<Detail, _>| match (detail, seen.tasks.get(id)) {
+            (Ok(Detail::Found(found)), Some(task)) => found.task == *task,
+            (Ok(Detail::Found(found)), None) => {
+                let queue = found.task.queue().filter(|_| found.task.is_open());
+                queue.is_none_or(|queue| !seen.coverage.has(&queue))
+            }
+            (Ok(Detail::NotFound), None) => true,
+            (Ok(Detail::NotFound), Some(_)) | (Err(_), _) => false,
+        };
+        early.retain(|id, detail| wanted.contains(id) && agrees(id, detail));
+        let unasked = wanted.iter().filter(|id| !early.contains_key(id));
+        let later = tinytask.details(unasked).await;
+        for (id, detail) in early.into_iter().chain(later) {
             match detail {
                 Ok(detail) => drop(seen.details.insert(id, detail)),
                 // The server answers, so the rest goes on; what it says of this one task cannot be understood.
@@ -310,6 +329,11 @@ impl Looker {
             });
         }
     }
+}
+
+/// The one task that a run is about; none for an inbound run.
+fn named_task(run: &&Run) -> Option<TaskId> {
+    Some(run.spec.as_ref()?.task?.id)
 }
 
 /// Runs that are over and not judged.

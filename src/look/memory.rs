@@ -144,10 +144,14 @@ impl Memory {
     }
     /// Packs what looks have unpacked. The next look at a queue takes that much longer, so not while looks come.
     pub fn pack(&mut self) {
-        for past in self.histories.values_mut() {
-            if let Kept::Whole(history) = &past.history {
-                past.history = Kept::Packed(Packed::of(history));
-            }
+        let whole = |past: &&mut Past| matches!(past.history, Kept::Whole(_));
+        // All of them before the first one is let go: small pieces would settle in the gaps, and keep each page of what was freed.
+        let packed: Vec<Packed> = (self.histories.values_mut())
+            .filter(whole)
+            .map(|past| past.history.packed())
+            .collect();
+        for (past, packed) in self.histories.values_mut().filter(whole).zip(packed) {
+            past.history = Kept::Packed(packed);
         }
     }
     /// A verdict was finished.

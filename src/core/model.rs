@@ -385,6 +385,13 @@ pub enum Detail {
     Found(FoundDetail),
 }
 
+impl Detail {
+    /// Is there a task that may still be worked on?
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Found(found) if found.task.is_open())
+    }
+}
+
 /// See [`Detail`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FoundDetail {

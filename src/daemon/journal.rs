@@ -258,6 +258,10 @@ impl Journal {
         if seen.coverage == Coverage::Everything {
             self.tasks.retain(|id, _| seen.tasks.contains_key(id));
         }
+        for (id, _) in seen.details.iter().filter(|(_, detail)| !detail.is_open()) {
+            self.tasks.remove(id);
+            self.task_holds.remove(id);
+        }
     }
 
     fn seen_holds(&mut self, seen: &Snapshot, decision: &Decision, at: Timestamp) {

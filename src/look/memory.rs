@@ -266,11 +266,15 @@ impl Looker {
                 seen.histories.insert(*subject, history);
             }
         }
-        // Closed tasks leave the lists, and so the cache. Those of queues that were not asked are still open, as far as is known.
+        // Closed tasks leave the lists, and so the cache; at a narrower look, those that were asked about one by one. Those of queues that were
+        // not asked are still open, as far as is known.
         if seen.coverage == Coverage::Everything {
             memory
                 .histories
                 .retain(|subject, _| wanted.contains(subject));
+        }
+        for (id, _) in seen.details.iter().filter(|(_, detail)| !detail.is_open()) {
+            memory.histories.remove(&RunSubject::Task(*id));
         }
         Ok(())
     }

@@ -99,7 +99,7 @@ pub enum Command {
     #[command(
         subcommand,
         before_help = "Examples:
-  calypso-watch tinytask serve                this base path's, on 127.0.0.1:3000
+  calypso-watch tinytask serve                this base path's, where its calypso.toml says
   calypso-watch tinytask serve --stdio --db tasks.db
   calypso-watch tinytask stop"
     )]
@@ -417,14 +417,9 @@ pub struct Server {
 pub enum TinytaskCommand {
     /// Serve the built-in tinytask
     Serve {
-        /// Where; only loopback addresses are taken
-        #[arg(
-            long,
-            value_name = "ADDRESS",
-            default_value = "127.0.0.1:3000",
-            conflicts_with = "stdio"
-        )]
-        listen: SocketAddr,
+        /// Where; only loopback addresses are taken [default: `listen` of the base path's calypso.toml, else 127.0.0.1:3000]
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "stdio")]
+        listen: Option<SocketAddr>,
         /// Its SQLite file [default: .calypso/tinytask/tinytask.db of the base path, else ./tinytask.db]
         #[arg(long, value_name = "FILE")]
         db: Option<Utf8PathBuf>,

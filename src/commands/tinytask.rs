@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::TinytaskCommand;
 use crate::core::layout::Layout;
 use crate::core::model::ProcessId;
-use crate::edge::config;
+use crate::edge::config::{self, TinytaskChoice};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point;
 use crate::edge::machine;
@@ -29,6 +29,8 @@ use crate::taskd::store::Store;
 
 use super::runtime;
 
+/// Where nothing says where.
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 /// Longest wait of `stop`.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,11 @@ pub fn call(base: Option<&Utf8Path>, command: TinytaskCommand) -> Result<Exit, F
             if stdio {
                 serve_stdio(layout.as_ref(), db, log)
             } else {
+                let listen = match (listen, &db) {
+                    (Some(listen), _) => listen,
+                    (None, Some(_)) => DEFAULT,
+                    (None, None) => listen_of(layout.as_ref())?,
+                };
                 serve_http(layout.as_ref(), db, listen, log)
             }
         }
@@ -78,6 +85,19 @@ fn base_path(flag: Option<&Utf8Path>) -> Result<Option<Layout>, Failure> {
         Err(config::Error::NoBase { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Where the daemon of this base path would have it served, and its recipes look for it.
+fn listen_of(layout: Option<&Layout>) -> Result<SocketAddr, Failure> {
+    let Some(layout) = layout else {
+        return Ok(DEFAULT);
+    };
+    Ok(match config::load(layout.base(), &[])?.tinytask.chosen {
+        Some(TinytaskChoice::Builtin {
+            listen: Some(listen),
+        }) => listen,
+        _ => DEFAULT,
+    })
 }
 
 fn open_store(layout: Option<&Layout>, db: Option<Utf8PathBuf>) -> Result<Store, Failure> {

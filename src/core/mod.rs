@@ -70,7 +70,7 @@ pub struct Snapshot {
     pub troubles: Vec<String>,
     /// Whose records, or folder, this program cannot read: nothing is known of their past, so nothing is started for them.
     pub unreadable: BTreeMap<RunSubject, String>,
-    /// Task folders in workqueue/, with the time each last changed.
+    /// Folders in workqueue/ of idle tasks that nothing blocks, with the time each last changed.
     pub folders: BTreeMap<TaskId, Timestamp>,
     pub inbound: Vec<InboundEntry>,
     pub controls: Controls,

@@ -374,6 +374,7 @@ impl Daemon {
             }
         }
         self.lock.touch();
+        let looked = clock::now();
         let (mut decision, mut acted) = self.settle(&seen, &now).await;
         // A run is over, and the next agent waits for nothing but its verdict; or a task landed, and for nothing but its folder: the look
         // that led to that knows the rest, where another would ask the same of tinytask.
@@ -391,6 +392,9 @@ impl Daemon {
                 settled => settled,
             };
         }
+        // Nobody waits for the story, or for daemon.json.
+        self.journal.seen(&seen, &decision, &looked);
+        self.holds.looked(&seen, &decision);
         Ok((seen, decision, acted))
     }
 
@@ -398,11 +402,9 @@ impl Daemon {
     async fn settle(&mut self, seen: &Snapshot, looked: &Now) -> (Decision, Acted) {
         let now = clock::now();
         let decision = decide(seen, &self.looker.config.policy, &now);
-        self.journal.seen(seen, &decision, &now);
         self.attention.looked(seen, &decision);
         let acted = self.perform(seen, &decision, looked).await;
         self.attention.acted(seen, &decision);
-        self.holds.looked(seen, &decision);
         if acted == Acted::Failed {
             self.attention.hear(News::Anything);
         }

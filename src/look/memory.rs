@@ -224,6 +224,9 @@ impl Looker {
             .map(|subject| {
                 let known = memory.histories.get(&subject);
                 let indexed = subject.task().and_then(|id| index.get(&id));
+                // A power cut may have taken a verdict that the index has; then its run is still live.
+                let is_live = || seen.runs.iter().any(|run| run.dir.id.subject == subject);
+                let indexed = indexed.filter(|_| !is_live());
                 let earlier = match (known, indexed) {
                     (Some(past), _) => Earlier::Known(past.history.history()),
                     (None, Some((mark, packed))) => Earlier::Indexed(*mark, packed),

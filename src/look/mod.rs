@@ -19,7 +19,7 @@ use std::ffi::{OsStr, OsString};
 
 use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
-use crate::core::model::{Now, ProcessId, RunSubject, TaskId, Timestamp};
+use crate::core::model::{Now, ProcessId, RunSubject, Task, TaskId, TaskStatus, Timestamp};
 use crate::core::{Controls, Snapshot};
 use crate::edge::{config::Config, control, files, goose, inbound, process, runs, tinytask};
 
@@ -196,7 +196,8 @@ impl Looker {
         Ok(())
     }
 
-    /// The folders of the tasks that tinytask showed; whatever else lies in workqueue/ is nobody's question.
+    /// The folders of the tasks that tinytask showed and that may have to wait for theirs; whatever else lies in workqueue/ is nobody's
+    /// question.
     fn folders(&self, seen: &mut Snapshot) {
         // One that cannot be opened shows no folder.
         let Ok(workqueue) = files::Folder::open(&self.layout.workqueue()) else {
@@ -206,7 +207,9 @@ impl Looker {
             let changed = workqueue.changed(&subject_dir(RunSubject::Task(*id)))?;
             Some((*id, changed))
         };
-        seen.folders = seen.tasks.keys().filter_map(changed).collect();
+        let may_start = |task: &&Task| task.status == TaskStatus::Idle && !task.is_blocked;
+        let tasks = seen.tasks.values().filter(may_start);
+        seen.folders = tasks.filter_map(|task| changed(&task.id)).collect();
     }
 
     /// When a task's folder last changed; `None` where there is none.

@@ -141,6 +141,29 @@ fn the_base_path_is_found_from_a_folder_below() {
 }
 
 #[test]
+fn started_by_hand_it_is_served_where_the_settings_say() {
+    if elsewhere() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let settings = |listen: &str| {
+        let settings = format!("[tinytask]\nbuiltin = true\nlisten = '{listen}'\n");
+        std::fs::write(dir.path().join("calypso.toml"), settings).expect("writable");
+    };
+    settings("127.0.0.1:0");
+    let free = base(dir.path()).address.clone();
+    settings(&free);
+    let mut command = base_command(dir.path(), &["serve"]);
+    assert_eq!(Server::start(&mut command).address, free);
+    settings("everywhere");
+    let refused = command
+        .output()
+        .expect("the binary was built for this test");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(told(&refused).contains("listen"), "{refused:?}");
+}
+
+#[test]
 fn a_taken_port_and_a_public_address_are_refused() {
     if elsewhere() {
         return;

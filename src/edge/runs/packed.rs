@@ -159,10 +159,14 @@ fn version() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
+    use super::super::{Earlier, Read, Recorded};
     use super::*;
     use crate::core::given::{id, record};
+    use crate::core::layout::RunDir;
     use crate::core::record::Verdict;
+    use crate::edge::clock;
 
     fn history() -> History {
         let verdict = Verdict::HandedOff {
@@ -229,5 +233,63 @@ mod tests {
             other[place] ^= 1;
             assert!(parse(&other).is_none(), "byte {place}");
         }
+    }
+
+    /// A run's folder below runs/, with its verdict.
+    fn write_run(layout: &Layout, verdict: &VerdictRecord) {
+        let dir = RunDir {
+            id: verdict.run,
+            queue: verdict.queue.clone(),
+        };
+        std::fs::create_dir_all(layout.run(&dir).dir).expect("a folder");
+        super::super::write_verdict(layout, &dir, verdict, Durability::Crash).expect("written");
+    }
+
+    /// Task 7's, once its folder is old enough to be told by its times.
+    fn read(layout: &Layout, earlier: &dyn Fn() -> Earlier<'static>) -> Read {
+        let began = clock::monotonic();
+        loop {
+            let recorded = Recorded::open(layout).expect("runs/");
+            let subject = RunSubject::Task(id(7));
+            let mut read = recorded.histories(&[(subject, earlier())]);
+            let read = read.remove(0).1.expect("readable");
+            if read.mark.is_some() || clock::monotonic() > began + Duration::from_secs(5) {
+                return read;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_the_index_tells_counts_until_something_happens_to_the_task() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let base = camino::Utf8Path::from_path(dir.path()).expect("UTF-8");
+        let layout = Layout::new(base);
+        let [first, second] = &history().verdicts[..] else {
+            panic!("two were given");
+        };
+        write_run(&layout, first);
+        let before = read(&layout, &|| Earlier::Nothing);
+        assert_eq!(before.history.verdicts, [Arc::clone(first)]);
+        let mark = before.mark.expect("told by its times");
+        // Another history, to see which of the two is believed.
+        let packed: &'static Packed = Box::leak(Box::new(Packed::of(&history())));
+        let indexed = || Earlier::Indexed(mark, packed);
+        assert_eq!(read(&layout, &indexed).history, history());
+
+        // A run begins: its verdict is still to come, so this is nothing for an index.
+        let subject = layout.subject_runs(RunSubject::Task(id(7)));
+        std::fs::create_dir(subject.join("0002-coder")).expect("a folder");
+        let recorded = Recorded::open(&layout).expect("runs/");
+        let now = recorded.histories(&[(RunSubject::Task(id(7)), indexed())]);
+        let Ok(now) = &now[0].1 else {
+            panic!("{now:?}");
+        };
+        assert_eq!((now.history.verdicts.len(), now.history.last_run), (1, 2));
+        assert_eq!(now.mark, None);
+        write_run(&layout, second);
+        let now = read(&layout, &indexed);
+        assert_eq!(now.history.verdicts, history().verdicts);
+        assert!(now.mark.is_some_and(|now| now != mark));
     }
 }

@@ -120,7 +120,7 @@ pub(super) fn failure(class: FailureClass, reason: &str) -> Option<Failure> {
 }
 
 /// A run that began 100 s before the moment zero, its agent at work.
-pub(super) fn run(name: &str, queue_name: &str) -> Run {
+pub(crate) fn run(name: &str, queue_name: &str) -> Run {
     let id = run_id(name);
     let task = id.subject.task().map(|id| key(id.number()));
     let began = moment(-100);

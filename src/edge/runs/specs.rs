@@ -38,3 +38,38 @@ impl Specs {
         self.0.retain(|dir, _| live.contains(dir));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::given::run;
+    use crate::edge::runs::write_spec;
+
+    #[test]
+    fn a_spec_is_read_once_and_again_when_it_is_another() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let base = camino::Utf8Path::from_path(dir.path()).expect("UTF-8");
+        let layout = Layout::new(base);
+        let run = run("7/1", "coder");
+        std::fs::create_dir_all(layout.run(&run.dir).dir).expect("a folder");
+        let mut specs = Specs::default();
+        let mut read = || specs.read(&layout, &run.dir).expect("readable");
+        assert_eq!(read(), None);
+        let mut spec = Spec::clone(run.spec.as_ref().expect("given"));
+        write_spec(&layout, &run.dir, &spec).expect("written");
+        assert_eq!(read().as_deref(), Some(&spec));
+        // Once the file is old enough to be told by its times.
+        let began = clock::monotonic();
+        while !read().zip(read()).is_some_and(|(a, b)| Arc::ptr_eq(&a, &b)) {
+            assert!(clock::monotonic() < began + Duration::from_secs(5));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        spec.attempt += 1;
+        write_spec(&layout, &run.dir, &spec).expect("written");
+        assert_eq!(read().as_deref(), Some(&spec));
+        specs.keep(&[]);
+        assert!(specs.0.is_empty());
+    }
+}

@@ -64,7 +64,7 @@ enum Told {
 fn tell(layout: &Layout, run: &RunDir) -> Result<Told, Failure> {
     let runs::Seen {
         state, observed, ..
-    } = runs::observe(layout, run, &mut runs::Specs::default())?;
+    } = runs::observe(layout, run)?;
     let Some(state) = state.filter(|state| state.boot_id == clock::boot_id()) else {
         return Ok(Told::Nobody);
     };

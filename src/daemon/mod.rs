@@ -464,7 +464,7 @@ impl Daemon {
         let (layout, mut going_on) = (&self.looker.layout, Vec::new());
         let (live, _) = runs::list_live(layout).unwrap_or_default();
         for dir in live {
-            let Ok(run) = runs::observe(layout, &dir, &mut runs::Specs::default()) else {
+            let Ok(run) = runs::observe(layout, &dir) else {
                 continue;
             };
             let pid = match run.state.map(|state| state.state) {

@@ -238,7 +238,12 @@ pub struct Seen {
 /// meanwhile, the next look says so. The state is read before and after the pid file: a shim that links the file and then writes
 /// `running` (S5, S6) between our two reads would else look like a run whose pid file somebody removed, and one that writes `ended`
 /// and then unlinks (X2, X3) likewise. Each state comes once, so the same one twice means it stood still in between.
-pub fn observe(layout: &Layout, dir: &RunDir, specs: &mut Specs) -> Result<Seen, Error> {
+pub fn observe(layout: &Layout, dir: &RunDir) -> Result<Seen, Error> {
+    observe_again(layout, dir, &mut Specs::default())
+}
+
+/// [`observe`], for whoever looks at the same runs again and again.
+pub fn observe_again(layout: &Layout, dir: &RunDir, specs: &mut Specs) -> Result<Seen, Error> {
     let paths = layout.run(dir);
     no_link(&layout.subject_runs(dir.id.subject))?;
     no_link(&paths.dir)?;

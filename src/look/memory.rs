@@ -61,7 +61,7 @@ pub struct Memory {
     recent: Option<Vec<Arc<VerdictRecord>>>,
     /// How many of the histories the index does not have as they are.
     unindexed: usize,
-    /// Whether the daemon's own writes keep the two above true; else each look reads the disk.
+    /// Whether the daemon's own writes keep `histories` and `recent` true; else each look reads the disk.
     pub is_writer: bool,
 }
 

@@ -73,7 +73,7 @@ impl Looker {
             spec,
             state,
             observed,
-        } = runs::observe(&self.layout, dir, &mut self.memory.specs)?;
+        } = runs::observe_again(&self.layout, dir, &mut self.memory.specs)?;
         Ok(Run {
             spec,
             state,

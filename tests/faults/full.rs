@@ -114,7 +114,7 @@ fn an_agent_that_ends_while_the_disk_is_full_keeps_its_exit_status() {
             assert!(said.contains("is full"), "{said}");
             disk.free();
             world.eventually("it is judged", |w| w.outcomes(id) == [Outcome::Exited(7)]);
-            assert!(runs::observe(&world.layout, &run, &mut runs::Specs::default()).is_ok());
+            assert!(runs::observe(&world.layout, &run).is_ok());
             assert_eq!(world.count("start work"), 1);
             world.is_clean();
             assert!(!world.ok(&["status"]).contains("is full"));

@@ -44,7 +44,7 @@ fn an_orphan_is_recognised_and_ended_politely() {
     let agent = run.agent();
     run.says("up");
     run.kill_shim();
-    let seen = runs::observe(run.layout(), &run.dir, &mut runs::Specs::default()).expect("a look");
+    let seen = runs::observe(run.layout(), &run.dir).expect("a look");
     assert!(seen.observed.spec && seen.observed.pid_file && !seen.observed.shim);
     assert_eq!(seen.observed.state, ObservedState::Running);
     assert!(files::is_held_at(&run.paths().agent_lock()).expect("a look"));
@@ -245,8 +245,7 @@ fn a_shim_killed_at_any_moment_leaves_what_the_table_says() {
             signal(shim, process::Signal::KILL);
         }
         eventually("the shim is gone", || (!run.is_held()).then_some(()));
-        let seen =
-            runs::observe(run.layout(), &run.dir, &mut runs::Specs::default()).expect("a look");
+        let seen = runs::observe(run.layout(), &run.dir).expect("a look");
         let ran = run.output().contains("ran");
         match seen.observed.state {
             ObservedState::None | ObservedState::Starting => {
@@ -307,7 +306,7 @@ fn a_shim_killed_before_the_link_leaves_no_trace_of_an_agent() {
     assert!(run.is_held());
     run.kill_shim();
     eventually("the lock is free", || (!run.is_held()).then_some(()));
-    let seen = runs::observe(run.layout(), &run.dir, &mut runs::Specs::default())
+    let seen = runs::observe(run.layout(), &run.dir)
         .expect("a look")
         .observed;
     assert_eq!(seen.state, ObservedState::Starting);
@@ -348,7 +347,7 @@ fn a_shim_killed_between_the_link_and_go_takes_the_gated_agent_with_it() {
         (!process::is_alive(&gated)).then_some(())
     });
     eventually("the lock is free", || (!run.is_held()).then_some(()));
-    let seen = runs::observe(run.layout(), &run.dir, &mut runs::Specs::default())
+    let seen = runs::observe(run.layout(), &run.dir)
         .expect("a look")
         .observed;
     assert_eq!(seen.state, ObservedState::Starting);
@@ -396,7 +395,7 @@ fn a_shim_killed_before_it_could_write_the_end_leaves_a_lost_run() {
     waits_to_open(&shim, "it writes `ended`");
     run.kill_shim();
     eventually("the lock is free", || (!run.is_held()).then_some(()));
-    let seen = runs::observe(run.layout(), &run.dir, &mut runs::Specs::default())
+    let seen = runs::observe(run.layout(), &run.dir)
         .expect("a look")
         .observed;
     assert_eq!(seen.state, ObservedState::Running);

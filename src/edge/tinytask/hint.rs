@@ -147,12 +147,13 @@ impl Hint {
             }
             return Ok(Some(news));
         }
-        let queues = open.digests()?;
+        // First: what is committed between the two is in the digests, and told once more by the next reading, instead of by neither.
         self.lately = if open.is_indexed {
             Some(open.lately()?)
         } else {
             None
         };
+        let queues = open.digests()?;
         self.behind_since = None;
         open.version = Some(version);
         let before = self.queues.replace(queues);

@@ -215,7 +215,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         time,
     };
     if status.json {
-        say(&view::text::json(&view::status_json(&input)))?
+        say(&view::status_json(&input))?
     } else {
         say(&view::status(&input))?
     };
@@ -268,7 +268,7 @@ pub fn plan(base: Option<&Utf8Path>, plan: &Plan) -> Result<Exit, Failure> {
         time,
     };
     if plan.json {
-        say(&view::text::json(&view::plan_json(&input)))?
+        say(&view::plan_json(&input))?
     } else {
         say(&view::plan(&input))?
     };
@@ -309,7 +309,7 @@ pub fn why(base: Option<&Utf8Path>, why: &Why) -> Result<Exit, Failure> {
         time,
     };
     if why.json {
-        say(&view::text::json(&view::why_json(&input)))?
+        say(&view::why_json(&input))?
     } else {
         say(&view::why(&input))?
     };

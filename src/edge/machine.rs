@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
+use rustix::process::{Resource, getrlimit};
+
 /// A kernel's version, as far as it is compared.
 pub type Release = (u32, u32);
 
@@ -220,7 +222,7 @@ pub fn give_large_buffers_back() {
 
 /// Hands back to the kernel what a process that comes to rest does not need: freed memory, which glibc else keeps for the next large
 /// look (malloc_trim(3)), and the pages of code, most of which only the start or a large look needed (madvise(2), MADV_DONTNEED). Those
-/// that are needed again are found in the page cache, sixteen at a fault.
+/// that are needed again are found in the page cache, sixteen at a fault, and then stay ([`keep_what_is_used`]).
 pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer and may be called at any time, from any thread.
@@ -229,8 +231,30 @@ pub fn give_back_memory() {
     }
     for (start, length) in code() {
         // SAFETY: a private mapping of a file that is executable and not writable: nobody has written to it, so each page is as its
-        // file has it, and comes from there again. Relocated constants lie in mappings that are not executable.
-        unsafe { nix::libc::madvise(start as *mut _, length, nix::libc::MADV_DONTNEED) };
+        // file has it, and comes from there again. Relocated constants lie in mappings that are not executable. Locked pages would be
+        // kept (EINVAL), so they are unlocked before.
+        unsafe {
+            nix::libc::munlock(start as *const _, length);
+            nix::libc::madvise(start as *mut _, length, nix::libc::MADV_DONTNEED);
+        }
+        keep_what_is_used(start, length);
+    }
+}
+
+/// Pages of this mapping stay in memory from their first use on (mlock2(2), MLOCK_ONFAULT). A kernel takes away what is not used for a
+/// minute while it looks for cold pages (measured: each rescan of an idle daemon then waited for the disk, and cost four times its CPU),
+/// and an event after a quiet night should not have to wait for its program to be read.
+///
+/// As much of it as RLIMIT_MEMLOCK allows, usually 8 MiB; the rest comes and goes as before.
+fn keep_what_is_used(start: usize, length: usize) {
+    // SAFETY: it changes which pages of a mapping of this process may be taken away, and nothing in them.
+    let lock = |length| unsafe {
+        nix::libc::mlock2(start as *const _, length, nix::libc::MLOCK_ONFAULT) == 0
+    };
+    if !lock(length)
+        && let Some(allowed) = getrlimit(Resource::Memlock).current
+    {
+        lock(length.min(usize::try_from(allowed).unwrap_or(usize::MAX)));
     }
 }
 
@@ -291,7 +315,25 @@ mod tests {
         assert_eq!(line("r-xp", "[vdso]"), None);
         assert_eq!(line("r-xp", ""), None);
         assert!(!code().is_empty());
+    }
+
+    #[test]
+    fn code_that_is_given_back_is_kept_from_its_next_use_on() {
+        let locked = || {
+            let status = fs::read_to_string("/proc/self/status").expect("ours");
+            let line = status.lines().find(|line| line.starts_with("VmLck:"));
+            let words = line.and_then(|line| line.split_ascii_whitespace().nth(1));
+            words
+                .and_then(|kb| kb.parse::<u64>().ok())
+                .expect("proc(5)")
+        };
         give_back_memory();
+        let first = locked();
+        let may_lock = getrlimit(Resource::Memlock).current != Some(0);
+        assert_eq!(first > 0, may_lock, "{first} kB");
+        // Locked pages are given back as well.
+        give_back_memory();
+        assert_eq!(locked(), first);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::core::model::{
     Leftover, Millis, Now, ProviderName, QueueName, Recipe, RunId, RunSubject, Task, TaskId,
     TaskStatus,
@@ -19,7 +21,7 @@ use crate::view::text::{clean, plural};
 pub(super) struct Board<'a> {
     pub(super) rows: Vec<Row<'a>>,
     /// Tasks in no queue of ours.
-    pub(super) unassigned: Vec<&'a Task>,
+    pub(super) unassigned: Vec<Waiting<'a>>,
     pub(super) everything: Vec<&'a Hold>,
     pub(super) providers: Vec<(&'a ProviderName, &'a Hold)>,
     pub(super) inbound: Vec<(&'a InboundEntry, Option<&'a Hold>)>,
@@ -54,7 +56,8 @@ pub(super) struct Waiting<'a> {
     pub(super) hold: Option<&'a Hold>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     /// To be launched by this very decision.
     Starts,
@@ -203,11 +206,16 @@ impl<'a> Board<'a> {
         for live in &live {
             row(&live.run.dir.queue);
         }
+        let hold_of = |task: &Task| task_holds.get(&task.id).map(|(_, hold)| *hold);
         let mut unassigned = Vec::new();
         for task in seen.tasks.values() {
             match task.queue() {
                 Some(queue) => row(&queue),
-                None => unassigned.push(task),
+                None => unassigned.push(Waiting {
+                    task,
+                    kind: Kind::Waits,
+                    hold: hold_of(task),
+                }),
             }
         }
         for live in live {
@@ -225,7 +233,7 @@ impl<'a> Board<'a> {
             let Some(row) = queue.and_then(|queue| rows.get_mut(&queue)) else {
                 continue;
             };
-            let hold = task_holds.get(&task.id).map(|(_, hold)| *hold);
+            let hold = hold_of(task);
             let does_start = starts.contains(&RunSubject::Task(task.id));
             row.tasks.push(Waiting {
                 task,

@@ -1,14 +1,15 @@
 //! `plan`: what would be started now, with the exact command, and why the rest waits.
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::core::layout::subject_dir;
 use crate::core::model::{Now, RunSubject, Timestamp};
-use crate::core::{Action, Decision, Launch, Mark, Snapshot, StopCause, Subject};
+use crate::core::{Action, Decision, Hold, Launch, Mark, Snapshot, StopCause, Subject};
 use crate::view::board::verdict_words;
 use crate::view::hold::{shared_words, words};
 use crate::view::status_json::HoldJson;
-use crate::view::text::{WIDTH, beside, clean, cut, list, shell_word, width};
+use crate::view::text::{self, WIDTH, beside, clean, cut, list, shell_word, width};
 
 /// All that `plan` tells.
 pub struct PlanInput<'a> {
@@ -159,8 +160,28 @@ fn waits(input: &PlanInput) -> Vec<(String, String)> {
         .collect()
 }
 
+/// What [`plan_json`] writes; its holds, of which there may be thousands, as they are met.
+#[derive(Serialize)]
+struct PlanJson<'a> {
+    format: u32,
+    launches: Vec<Value>,
+    deeds: Vec<String>,
+    holds: Vec<Held<'a>>,
+    wake_at: Option<String>,
+}
+
+struct Held<'a>(&'a HoldJson<'a>, &'a (Subject, Hold));
+
+impl Serialize for Held<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Self(holds, (subject, hold)) = self;
+        json!({ "subject": subject_json(subject), "hold": holds.value(subject, hold) })
+            .serialize(to)
+    }
+}
+
 /// `{launches: [{run, task, title, queue, attempt, stay, cause, provider, argv, error}], holds: [{subject, hold}], wake_at}`.
-pub fn plan_json(input: &PlanInput) -> Value {
+pub fn plan_json(input: &PlanInput) -> String {
     let holds = HoldJson {
         seen: input.seen,
         now: input.now,
@@ -183,15 +204,14 @@ pub fn plan_json(input: &PlanInput) -> Value {
             })
         })
         .collect();
-    let waits: Vec<Value> = (input.decision.holds.iter())
-        .map(|(subject, hold)| json!({ "subject": subject_json(subject), "hold": holds.value(subject, hold) }))
-        .collect();
-    json!({
-        "format": 1,
-        "launches": launches,
-        "deeds": input.decision.actions.iter().filter_map(deed).collect::<Vec<_>>(),
-        "holds": waits,
-        "wake_at": input.decision.wake_at.map(input.time),
+    let deeds = input.decision.actions.iter().filter_map(deed);
+    let waits = input.decision.holds.iter();
+    text::json(&PlanJson {
+        format: 1,
+        launches,
+        deeds: deeds.collect(),
+        holds: waits.map(|held| Held(&holds, held)).collect(),
+        wake_at: input.decision.wake_at.map(input.time),
     })
 }
 

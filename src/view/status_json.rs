@@ -20,9 +20,10 @@
 //! | `today` | `runs`, `handed_on`, `done`, `failed`, `cost`, `start_p50_ms`, `start_p99_ms` |
 //! | `odd`, `warnings` | sentences |
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::core::model::{Now, Task, Timestamp};
+use crate::core::model::{Now, ProviderName, QueueName, TaskId, TaskStatus, Timestamp};
 use crate::core::record::VerdictRecord;
 use crate::core::{Hold, InboundState, Snapshot, Subject, Tinytask};
 use crate::view::board::{
@@ -30,6 +31,66 @@ use crate::view::board::{
 };
 use crate::view::hold_words;
 use crate::view::status::{Daemon, StatusInput};
+use crate::view::text;
+
+/// The object. What there are thousands of, tasks and their holds, is written as it is met, and never held as a [`Value`].
+#[derive(Serialize)]
+struct StatusJson<'a> {
+    format: u32,
+    base_path: &'a str,
+    now: String,
+    daemon: Value,
+    tinytask: Value,
+    holds: Vec<Value>,
+    providers: Vec<Value>,
+    queues: Vec<QueueJson<'a>>,
+    unassigned: Vec<TaskJson<'a>>,
+    inbound: Vec<Value>,
+    last: Vec<Value>,
+    today: Value,
+    odd: &'a [String],
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct QueueJson<'a> {
+    queue: &'a QueueName,
+    recipe: Option<&'a str>,
+    recipe_error: Option<&'a String>,
+    has_command: bool,
+    paused: bool,
+    asked: bool,
+    slots: u32,
+    provider: ProviderName,
+    waiting: usize,
+    holds: Vec<Value>,
+    runs: Vec<Value>,
+    tasks: Vec<TaskJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct TaskJson<'a> {
+    task: TaskId,
+    title: &'a str,
+    status: TaskStatus,
+    priority: f64,
+    kind: Kind,
+    hold: Option<Held<'a>>,
+}
+
+/// The hold of a task, made into a [`Value`] while it is written.
+struct Held<'a> {
+    holds: &'a HoldJson<'a>,
+    task: TaskId,
+    hold: &'a Hold,
+}
+
+impl Serialize for Held<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let subject = Subject::Task(self.task);
+        self.holds.value(&subject, self.hold).serialize(to)
+    }
+}
 
 /// What a hold's object is made of.
 pub(super) struct HoldJson<'a> {
@@ -58,8 +119,8 @@ impl HoldJson<'_> {
     }
 }
 
-/// The object; `input.time` should write UTC.
-pub fn status_json(input: &StatusInput) -> Value {
+/// The object, as text; `input.time` should write UTC.
+pub fn status_json(input: &StatusInput) -> String {
     let board = Board::of(input.seen, input.decision, input.policy);
     let holds = HoldJson {
         seen: input.seen,
@@ -91,44 +152,23 @@ pub fn status_json(input: &StatusInput) -> Value {
             })
         })
         .collect();
-    let queues: Vec<Value> = board
-        .rows
-        .iter()
-        .map(|row| queue(input, &holds, row))
-        .collect();
-    let unassigned: Vec<Value> = (board.unassigned.iter())
-        .map(|task| {
-            let subject = Subject::Task(task.id);
-            let hold = input
-                .decision
-                .holds
-                .iter()
-                .find(|(of, _)| *of == subject)
-                .map(|(_, hold)| hold);
-            self::task(&holds, task, Kind::Waits, hold)
-        })
-        .collect();
-    let last: Vec<Value> = input
-        .seen
-        .recent
-        .iter()
-        .rev()
-        .map(|record| verdict(input, record))
-        .collect();
+    let last = input.seen.recent.iter().rev();
     let today = &input.today;
-    json!({
-        "format": 1,
-        "base_path": input.base,
-        "now": (input.time)(input.now.wall),
-        "daemon": daemon(input),
-        "tinytask": tinytask(input),
-        "holds": everything,
-        "providers": providers,
-        "queues": queues,
-        "unassigned": unassigned,
-        "inbound": inbound,
-        "last": last,
-        "today": {
+    text::json(&StatusJson {
+        format: 1,
+        base_path: input.base,
+        now: (input.time)(input.now.wall),
+        daemon: daemon(input),
+        tinytask: tinytask(input),
+        holds: everything,
+        providers,
+        queues: (board.rows.iter())
+            .map(|row| queue(input, &holds, row))
+            .collect(),
+        unassigned: tasks(&holds, &board.unassigned),
+        inbound,
+        last: last.map(|record| verdict(input, record)).collect(),
+        today: json!({
             "runs": today.runs,
             "handed_on": today.handed_on,
             "done": today.done,
@@ -136,9 +176,9 @@ pub fn status_json(input: &StatusInput) -> Value {
             "cost": today.cost,
             "start_p50_ms": today.start.map(|s| s.p50),
             "start_p99_ms": today.start.map(|s| s.p99),
-        },
-        "odd": board.odd,
-        "warnings": input.warnings,
+        }),
+        odd: &board.odd,
+        warnings: &input.warnings,
     })
 }
 
@@ -180,23 +220,25 @@ fn tinytask(input: &StatusInput) -> Value {
     value
 }
 
-fn queue(input: &StatusInput, holds: &HoldJson, row: &Row) -> Value {
+fn queue<'a>(input: &StatusInput, holds: &'a HoldJson, row: &'a Row) -> QueueJson<'a> {
     let subject = Subject::Queue(row.queue.clone());
     let recipe = row.recipe.and_then(|r| r.as_ref().ok());
-    json!({
-        "queue": row.queue,
-        "recipe": recipe.map(|r| &r.file),
-        "recipe_error": row.recipe.and_then(|r| r.as_ref().err()),
-        "has_command": row.has_command,
-        "paused": row.is_paused,
-        "asked": row.is_known,
-        "slots": input.policy.slots(&row.queue, recipe),
-        "provider": input.policy.provider_of(&row.queue, recipe),
-        "waiting": row.waiting(),
-        "holds": row.holds.iter().map(|hold| holds.value(&subject, hold)).collect::<Vec<_>>(),
-        "runs": row.runs.iter().map(|live| run(input, holds, live)).collect::<Vec<_>>(),
-        "tasks": row.tasks.iter().map(|Waiting { task, kind, hold }| self::task(holds, task, *kind, *hold)).collect::<Vec<_>>(),
-    })
+    let held = row.holds.iter().map(|hold| holds.value(&subject, hold));
+    let runs = row.runs.iter().map(|live| run(input, holds, live));
+    QueueJson {
+        queue: &row.queue,
+        recipe: recipe.map(|r| r.file.as_str()),
+        recipe_error: row.recipe.and_then(|r| r.as_ref().err()),
+        has_command: row.has_command,
+        paused: row.is_paused,
+        asked: row.is_known,
+        slots: input.policy.slots(&row.queue, recipe),
+        provider: input.policy.provider_of(&row.queue, recipe),
+        waiting: row.waiting(),
+        holds: held.collect(),
+        runs: runs.collect(),
+        tasks: tasks(holds, &row.tasks),
+    }
 }
 
 /// One live run.
@@ -228,20 +270,20 @@ pub(super) fn run(input: &StatusInput, holds: &HoldJson, live: &LiveRun) -> Valu
     })
 }
 
-fn task(holds: &HoldJson, task: &Task, kind: Kind, hold: Option<&Hold>) -> Value {
-    json!({
-        "task": task.id,
-        "title": task.title,
-        "status": task.status,
-        "priority": task.priority,
-        "kind": match kind {
-            Kind::Starts => "starts",
-            Kind::Waits => "waits",
-            Kind::Elsewhere => "elsewhere",
-            Kind::Stuck => "stuck",
-        },
-        "hold": hold.map(|hold| holds.value(&Subject::Task(task.id), hold)),
-    })
+fn tasks<'a>(holds: &'a HoldJson, waiting: &'a [Waiting]) -> Vec<TaskJson<'a>> {
+    let task = |Waiting { task, kind, hold }: &Waiting<'a>| TaskJson {
+        task: task.id,
+        title: &task.title,
+        status: task.status,
+        priority: task.priority,
+        kind: *kind,
+        hold: hold.map(|hold| Held {
+            holds,
+            task: task.id,
+            hold,
+        }),
+    };
+    waiting.iter().map(task).collect()
 }
 
 fn verdict(input: &StatusInput, record: &VerdictRecord) -> Value {

@@ -103,7 +103,7 @@ fn harmless(c: char) -> char {
 
 /// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
 /// to a program that reads it.
-pub fn json(value: &serde_json::Value) -> String {
+pub(super) fn json(value: &impl serde::Serialize) -> String {
     let text = serde_json::to_string_pretty(value).expect("string keys and plain values only");
     let mut out = String::with_capacity(text.len() + 1);
     let mut rest = text.as_str();

@@ -14,7 +14,7 @@ use crate::view::hold::words;
 use crate::view::status::Daemon;
 use crate::view::status_json::HoldJson;
 use crate::view::text::{
-    WIDTH, ago, beside, clean, cut, gap, left, right, unbroken, wait, width, wrap,
+    self, WIDTH, ago, beside, clean, cut, gap, left, right, unbroken, wait, width, wrap,
 };
 
 /// All that `why` tells.
@@ -168,7 +168,7 @@ fn story(input: &WhyInput) -> String {
 }
 
 /// `{task, title, status, queue, state, then, besides, holds, run, story: [{at, text}], start: {run, steps: [{step, at}]}}`.
-pub fn why_json(input: &WhyInput) -> Value {
+pub fn why_json(input: &WhyInput) -> String {
     let account = account(input);
     let holds = HoldJson {
         seen: input.seen,
@@ -195,7 +195,7 @@ pub fn why_json(input: &WhyInput) -> Value {
     let run = board
         .live()
         .find(|live| live.run.dir.id.subject == RunSubject::Task(input.task));
-    json!({
+    text::json(&json!({
         "format": 1,
         "task": input.task,
         "title": found.map(|t| &t.title),
@@ -209,7 +209,7 @@ pub fn why_json(input: &WhyInput) -> Value {
         "besides": account.besides,
         "story": story,
         "start": start,
-    })
+    }))
 }
 
 /// tinytask's present word on the task.
@@ -323,7 +323,7 @@ fn account(input: &WhyInput) -> Account {
                     let verb = if ahead.len() == 1 { "goes" } else { "go" };
                     format!(
                         "nothing else stands in its way; {} {verb} first.",
-                        crate::view::text::list(&ahead, 5)
+                        text::list(&ahead, 5)
                     )
                 }
                 (false, _) => then(Some(hold)),

@@ -62,7 +62,7 @@ pub(super) fn lists(board: &Board, out: &mut String) {
         let names: Vec<String> = board
             .unassigned
             .iter()
-            .map(|t| format!("#{}", t.id))
+            .map(|waiting| format!("#{}", waiting.task.id))
             .collect();
         let tasks = plural(names.len(), "task");
         let names = list(&names, 8);

@@ -122,8 +122,7 @@ fn the_story_as_json() {
         at: at(-1),
         text: "looked".into(),
     }];
-    let value = told(&scene(), alive(), 45, story, why_json);
-    insta::assert_snapshot!(serde_json::to_string_pretty(&value).expect("plain data"));
+    insta::assert_snapshot!(told(&scene(), alive(), 45, story, why_json));
 }
 
 #[test]

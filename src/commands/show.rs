@@ -146,7 +146,7 @@ impl Found {
                 id: verdict.run,
                 queue: verdict.queue.clone(),
             };
-            let event = runs::read_event(layout, &dir).ok()??;
+            let event = runs::read_spec_head(layout, &dir).ok()??.times.event?;
             Some(verdict.started.as_ref()?.wall.since(event.wall))
         })
         .collect()

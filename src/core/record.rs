@@ -41,6 +41,16 @@ pub struct Spec {
     pub baseline: Baseline,
 }
 
+/// What of a `spec.json` its shim goes by; the rest, hundreds of tasks perhaps, is passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SpecHead {
+    pub token: String,
+    pub argv: Vec<String>,
+    pub cwd: String,
+    pub limits: Limits,
+    pub times: SpecTimes,
+}
+
 /// What the shim enforces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {

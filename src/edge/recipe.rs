@@ -314,14 +314,15 @@ fn read(recipes: &Utf8Path, file: &str) -> Result<Read, String> {
 }
 
 fn read_text(path: &Utf8Path) -> Result<(String, Timestamp), String> {
-    let is_link = path.is_symlink();
-    let real = path
-        .canonicalize_utf8()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound if is_link => "is a symlink to nowhere".to_owned(),
-            io::ErrorKind::NotFound => "is not there".to_owned(),
+    let real = if path.is_symlink() {
+        let real = path.canonicalize_utf8();
+        real.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => "is a symlink to nowhere".to_owned(),
             _ => format!("cannot be read: {error}"),
-        })?;
+        })?
+    } else {
+        path.to_owned()
+    };
     let bytes = files::read_bounded(&real, LIMIT).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => format!("is {error}"),
         io::ErrorKind::NotFound => "is not there".to_owned(),

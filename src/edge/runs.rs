@@ -19,8 +19,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
-use crate::core::model::{Moment, RunState, RunSubject, Timestamp};
-use crate::core::record::{EndedRecord, FORMAT, Known, Marks, Spec, StateRecord, VerdictRecord};
+use crate::core::model::{RunState, RunSubject, Timestamp};
+use crate::core::record::{
+    EndedRecord, FORMAT, Known, Marks, Spec, SpecHead, StateRecord, VerdictRecord,
+};
 use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
@@ -187,19 +189,9 @@ pub fn read_spec(layout: &Layout, dir: &RunDir) -> Result<Option<Spec>, Error> {
     read(&layout.run(dir).spec(), || dir.id.to_string())
 }
 
-/// When the event that led to the run was read, by its spec; `None` where none did, and as above. The rest, which may be long, is passed
-/// over.
-pub fn read_event(layout: &Layout, dir: &RunDir) -> Result<Option<Moment>, Error> {
-    #[derive(Deserialize)]
-    struct Part {
-        times: Times,
-    }
-    #[derive(Deserialize)]
-    struct Times {
-        event: Option<Moment>,
-    }
-    let part = read::<Part>(&layout.run(dir).spec(), || dir.id.to_string())?;
-    Ok(part.and_then(|part| part.times.event))
+/// The part of a spec that is short. `None` as above.
+pub fn read_spec_head(layout: &Layout, dir: &RunDir) -> Result<Option<SpecHead>, Error> {
+    read(&layout.run(dir).spec(), || dir.id.to_string())
 }
 
 /// `None`: absent, empty or torn.

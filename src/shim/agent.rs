@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
-use crate::core::record::Spec;
+use crate::core::record::SpecHead;
 use crate::edge::kill_point;
 use crate::edge::process::TOKEN_VARIABLE;
 
@@ -35,7 +35,7 @@ const AT_STDIO: u8 = 3;
 impl Gated {
     /// S4. `shim_lock`'s copy is closed by the child at once, so that a child at the gate does not look like a shim.
     pub(super) fn fork(
-        spec: &Spec,
+        spec: &SpecHead,
         log: &File,
         agent_lock: &File,
         shim_lock: &OwnedFd,
@@ -122,7 +122,7 @@ struct Image {
 }
 
 impl Image {
-    fn new(spec: &Spec) -> io::Result<Self> {
+    fn new(spec: &SpecHead) -> io::Result<Self> {
         let token = CString::new(format!("{TOKEN_VARIABLE}={}", spec.token))?;
         let mut env = vec![token];
         for (name, value) in std::env::vars_os() {

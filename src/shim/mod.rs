@@ -48,7 +48,7 @@ use nix::unistd::Pid;
 
 use crate::core::layout::{Layout, RunDir, parse_subject_dir};
 use crate::core::model::{Leftover, Millis, Moment, Outcome, RunState};
-use crate::core::record::{FORMAT, Spec, StateRecord};
+use crate::core::record::{FORMAT, SpecHead, StateRecord};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
 use crate::edge::{clock, process, runs};
@@ -138,7 +138,7 @@ impl Place {
 /// The shim proper.
 struct Shim<'a> {
     place: &'a Place,
-    spec: Spec,
+    spec: SpecHead,
     record: StateRecord,
     signals: SignalFd,
 }
@@ -153,7 +153,7 @@ fn see_to_its_end(place: &Place, lock: &OwnedFd) {
         return;
     };
     kill_point::reach("S2:signals");
-    let Ok(Some(spec)) = runs::read_spec(&place.layout, &place.dir) else {
+    let Ok(Some(spec)) = runs::read_spec_head(&place.layout, &place.dir) else {
         // No token, so no record could be told from another's: shim.lock comes free, and that says that nothing ran.
         return;
     };

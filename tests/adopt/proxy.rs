@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,8 +36,12 @@ struct Plan {
     /// Which calls are cut: of this name, so many from now on, and how.
     armed: Vec<(String, u32, Cut)>,
     weather: Weather,
+    /// The next call of this name is kept from tinytask until its sender is gone.
+    held: Option<(String, Receiver<()>)>,
     /// Names of all calls so far.
     calls: Vec<String>,
+    /// And of those that were answered.
+    answered: Vec<String>,
 }
 
 /// See the module.
@@ -54,7 +59,9 @@ impl Proxy {
         let plan = Arc::new(Mutex::new(Plan {
             armed: Vec::new(),
             weather: Weather::Fair,
+            held: None,
             calls: Vec::new(),
+            answered: Vec::new(),
         }));
         let is_over = Arc::new(AtomicBool::new(false));
         let (theirs, over, upstream) = (plan.clone(), is_over.clone(), upstream.to_owned());
@@ -91,6 +98,19 @@ impl Proxy {
         self.plan.lock().expect("no thread panics with it").weather = weather;
     }
 
+    /// The next call of this name reaches tinytask once what this returns is dropped.
+    pub(crate) fn hold(&self, name: &str) -> Sender<()> {
+        let (until, held) = channel();
+        self.plan.lock().expect("no thread panics with it").held = Some((name.to_owned(), held));
+        until
+    }
+
+    /// How many calls of this name were answered so far.
+    pub(crate) fn answered(&self, name: &str) -> usize {
+        let plan = self.plan.lock().expect("no thread panics with it");
+        plan.answered.iter().filter(|call| *call == name).count()
+    }
+
     /// Names of all calls so far: a tool's, or the protocol's own word.
     pub(crate) fn calls(&self) -> Vec<String> {
         let plan = self.plan.lock().expect("no thread panics with it");
@@ -111,9 +131,9 @@ fn serve(mut client: TcpStream, upstream: &str, plan: &Mutex<Plan>) -> std::io::
     let Some(request) = read_request(&mut client)? else {
         return Ok(());
     };
-    let (cut, weather) = {
+    let name = name(&request);
+    let (cut, weather, held) = {
         let mut plan = plan.lock().expect("no thread panics with it");
-        let name = name(&request);
         let mut cut = None;
         plan.armed.retain_mut(|(armed, left, how)| {
             *left -= u32::from(*armed == name);
@@ -122,9 +142,14 @@ fn serve(mut client: TcpStream, upstream: &str, plan: &Mutex<Plan>) -> std::io::
             }
             *left > 0
         });
-        plan.calls.push(name);
-        (cut, plan.weather.clone())
+        plan.calls.push(name.clone());
+        let held = plan.held.take_if(|(held, _)| *held == name);
+        (cut, plan.weather.clone(), held)
     };
+    if let Some((_, until)) = held {
+        // It ends with an error, as nothing is ever sent.
+        until.recv().ok();
+    }
     if cut == Some(Cut::Before) {
         return client.shutdown(Shutdown::Both);
     }
@@ -150,7 +175,10 @@ fn serve(mut client: TcpStream, upstream: &str, plan: &Mutex<Plan>) -> std::io::
         }
         _ => client.write_all(&answer)?,
     }
-    client.shutdown(Shutdown::Both)
+    client.shutdown(Shutdown::Both)?;
+    let mut plan = plan.lock().expect("no thread panics with it");
+    plan.answered.push(name);
+    Ok(())
 }
 
 /// Head and body, told to be the connection's last; none where nothing was asked.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use calypso_watch::core::model::Outcome;
-use calypso_watch::core::record::Verdict;
+use calypso_watch::core::record::{TaskVerdict, Verdict};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -128,6 +128,41 @@ fn what_answers_like_no_tinytask_is_waited_for_and_its_verdicts_come_late() {
     assert!(world.daemon_lives());
     world.is_clean();
     assert_eq!(world.count("start coder"), 5);
+}
+
+/// The interleaving in `look/asking.rs`: the task of a run that is over is asked for beside its queue's list, and is handed on between
+/// the two answers. By its own, which is older, its agent left it lying.
+#[test]
+fn a_task_that_moves_between_its_own_answer_and_its_queues_is_judged_by_where_it_went() {
+    let mut world = World::new();
+    let proxy = Proxy::before(&world.address);
+    world.through = Some(proxy.address.clone());
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
+    let world = world
+        .queue("coder", &format!("{straight} claim; gate go"))
+        .start();
+    let task = world.task("coder", "handed on late");
+    world.at_length("it works", |w| w.count("at-go coder") == 1);
+    // A queue without a free slot is asked by nobody until its run is over.
+    let list = proxy.hold("get_my_queue");
+    let before = proxy.answered("get_task");
+    world.open("go");
+    world.at_length("it is asked for", |_| proxy.answered("get_task") > before);
+    world.update(task, json!({"assigned_to": "human", "status": "idle"}));
+    drop(list);
+    world.at_length("judged", |w| w.verdicts(task).len() == 1);
+    let verdict = &world.verdicts(task)[0];
+    assert!(
+        matches!(
+            verdict.tasks[..],
+            [TaskVerdict {
+                verdict: Verdict::HandedOff { .. },
+                ..
+            }]
+        ),
+        "{verdict:?}"
+    );
+    world.is_clean();
 }
 
 /// Somebody else writes to the database all the time, and holds it for longer than a call likes to wait.

@@ -203,7 +203,11 @@ impl Daemon {
             self.attention.hear(News::Anything);
         }
         self.looker.memory.pack();
-        let found = self.looker.rescan(&now);
+        let is_watched = |run| {
+            let watching = self.watched.get(&run);
+            watching.is_some_and(|watching| !watching.is_finished())
+        };
+        let found = self.looker.rescan(&now, is_watched);
         match found {
             look::Rescan::Settings => {
                 self.stuck.clear();

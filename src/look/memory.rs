@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::asking::Vouched;
 use super::still::Stamps;
 use super::{Error, Looker, chain};
-use crate::core::layout::Layout;
+use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId};
 use crate::core::record::VerdictRecord;
 use crate::core::trust::Trust;
@@ -56,7 +56,8 @@ pub struct Memory {
     pub(super) programs: goose::Programs,
     /// As the rescan before found the files; none where a look since then failed.
     pub(super) stamps: Option<Stamps>,
-    pub(super) is_told_by_stamps: bool,
+    /// Stamps tell of all that the last look saw, as long as the shims of these runs are watched.
+    pub(super) told_by_stamps: Option<Vec<RunDir>>,
     histories: BTreeMap<RunSubject, Past>,
     recent: Option<Vec<Arc<VerdictRecord>>>,
     /// How many of the histories the index does not have as they are.

@@ -127,7 +127,7 @@ impl Looker {
         self.evidence(&mut seen).await;
         seen.last_unreachable = self.memory.last_unreachable.clone();
         seen.highest_task = self.memory.highest_task;
-        self.memory.is_told_by_stamps = still::is_told_by_stamps(&seen);
+        self.memory.told_by_stamps = still::told_by_stamps(&seen);
         self.memory.stamps = stamps;
         Ok(seen)
     }

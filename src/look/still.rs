@@ -11,8 +11,10 @@ use std::path::PathBuf;
 use camino::Utf8PathBuf;
 
 use super::Looker;
-use crate::core::model::Now;
-use crate::core::{InboundEntry, Snapshot};
+use crate::core::layout::RunDir;
+use crate::core::model::{Now, RunId};
+use crate::core::verdict::Meaning;
+use crate::core::{InboundEntry, Run, Snapshot};
 use crate::edge::files::Stamp;
 use crate::edge::goose;
 
@@ -49,13 +51,17 @@ impl Stamps {
     }
 }
 
-/// May a look that saw this be the last one until a stamp differs? Not while what it saw may change without one: processes, whose
-/// ends are events only; folders in inbound/, the insides of which have stamps of their own; what could not be read.
-pub(super) fn is_told_by_stamps(seen: &Snapshot) -> bool {
-    seen.runs.is_empty()
-        && seen.strangers.is_empty()
+/// May a look that saw this be the last one until a stamp differs? Not while what it saw may change without one: processes; folders in
+/// inbound/, the insides of which have stamps of their own; what could not be read. A run at work changes with its folder, or with the
+/// end of its shim: those whose shims are to be watched for that are what this gives.
+pub(super) fn told_by_stamps(seen: &Snapshot) -> Option<Vec<RunDir>> {
+    let is_still = seen.strangers.is_empty()
         && seen.unreadable.is_empty()
-        && !seen.inbound.iter().any(|entry: &InboundEntry| entry.is_dir)
+        && !seen.inbound.iter().any(|entry: &InboundEntry| entry.is_dir);
+    let is_at_work = |run: &Run| run.observed.shim && run.meaning() == Meaning::Running;
+    let runs = seen.runs.iter();
+    let dirs = runs.map(|run| is_at_work(run).then(|| run.dir.clone()));
+    is_still.then(|| dirs.collect())?
 }
 
 impl Looker {
@@ -64,7 +70,12 @@ impl Looker {
     ///
     /// Interleaving survived: a file is changed, stamped, looked at, and changed again within one tick of its file system's clock, so
     /// that its stamp stays the same. Stamps as young as that are not kept, and the rescan after it looks again.
-    pub fn rescan(&mut self, now: &Now) -> Rescan {
+    ///
+    /// `is_watched`: will the end of this run's shim be heard of? A pidfd is ready for as long as its process is over, so that none is
+    /// missed by who holds one (pidfd_open(2)).
+    pub fn rescan(&mut self, now: &Now, is_watched: impl Fn(RunId) -> bool) -> Rescan {
+        let told = self.memory.told_by_stamps.as_ref();
+        let is_told = told.is_some_and(|runs| runs.iter().all(|run| is_watched(run.id)));
         let stamps = self.stamps();
         let found = match self.memory.stamps.take() {
             None => Rescan::Files,
@@ -79,7 +90,7 @@ impl Looker {
                     Rescan::Control
                 } else if differs(self.layout.running_tasks()) {
                     Rescan::PidFiles
-                } else if before == stamps && self.memory.is_told_by_stamps {
+                } else if before == stamps && is_told {
                     Rescan::Still
                 } else {
                     Rescan::Files
@@ -111,8 +122,10 @@ impl Looker {
             layout.control(),
             layout.live(),
         ];
+        let runs = self.memory.told_by_stamps.iter().flatten();
         let files = within(layout.inbound().into(), self.memory.inbound.last())
             .chain(folders.map(|folder| stamp(folder.into())))
+            .chain(runs.map(|run| stamp(layout.run(run).dir.into())))
             .collect();
         let queues = (self.memory.recipes.queues()).chain(self.config.queues.keys());
         let programs: BTreeSet<&str> = queues

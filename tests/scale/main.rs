@@ -64,11 +64,16 @@ impl Strace {
         Self { child, log }
     }
 
-    fn end(mut self) -> Cost {
+    /// All that was traced.
+    fn log(mut self) -> String {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).expect("it is ours");
         self.child.wait().expect("it is ours");
         let log = std::fs::read(&self.log).expect("its log");
-        let log = String::from_utf8_lossy(&log);
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    fn end(self) -> Cost {
+        let log = self.log();
         let mut cost = Cost {
             calls: 0,
             bytes: 0,
@@ -148,6 +153,36 @@ fn is_flat(what: &str, small: Cost, large: Cost) {
 
 /// One after the other: strace slows a daemon down enough without another one beside it.
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// What a run at work does is heard of by its folder and by the end of its shim, so a rescan beside it opens nothing.
+#[test]
+fn a_rescan_beside_live_runs_opens_none_of_their_records() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut world = World::new().set("max_runs", "4").set("rescan", "\"1s\"");
+    for n in 0..3 {
+        world = world.queue(&format!("work-{n}"), "claim; gate go");
+    }
+    let world = world.start();
+    for n in 0..3 {
+        world.task(&format!("work-{n}"), "works");
+    }
+    let works = |w: &World, n: usize| w.count(&format!("at-go work-{n}")) == 1;
+    world.eventually("all work", |w| (0..3).all(|n| works(w, n)));
+    world.eventually("nothing is opened", |w| {
+        let strace = Strace::attach(w);
+        // Nothing else happens, so that a rescan is what says by the lock that the daemon lives.
+        for _ in 0..2 {
+            let said = || std::fs::metadata(w.path(".calypso/lock")).and_then(|it| it.modified());
+            let before = said().expect("a lock");
+            w.eventually("a rescan", |_| said().expect("a lock") > before);
+        }
+        let log = strace.log();
+        assert!(log.contains("/recipes/work-0"), "it looked about: {log}");
+        !log.contains("state.json") && !log.contains("/.calypso/live\", O_")
+    });
+    world.open("go");
+    world.eventually("all are over", |w| w.names(".calypso/live").is_empty());
+}
 
 /// Finished runs of closed tasks, as the one real run of `task` left them.
 fn past_runs(world: &World, task: i64, many: i64) {

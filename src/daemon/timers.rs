@@ -14,6 +14,8 @@ use crate::look::Scope;
 const TINYTASK: Duration = Duration::from_secs(30);
 /// And this often, where it is.
 const TINYTASK_WATCHED: Duration = Duration::from_secs(300);
+/// A rescan and a look at everything are taken at once, in one wake, where they are no further apart than this.
+const NEARLY: Duration = Duration::from_secs(10);
 /// After the last write to tinytask's database: the event comes before the commit is visible (measured: 200 of 200 immediate
 /// looks were stale, 2 of 200 after 1 ms), so it is looked at again after these.
 const DATABASE_AGAIN: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
@@ -192,12 +194,11 @@ impl Timers {
         }
     }
 
-    pub(super) fn take_rescan(&self) -> bool {
-        self.rescan <= Instant::now()
-    }
-
-    pub(super) fn take_tinytask(&self) -> bool {
-        self.tinytask <= Instant::now()
+    /// Is it time for a rescan, and for a look at everything?
+    pub(super) fn slow_ones(&self, now: Instant) -> (bool, bool) {
+        let is_time = self.rescan.min(self.tinytask) <= now;
+        let is_due = |at: Instant| is_time && at <= now + NEARLY;
+        (is_due(self.rescan), is_due(self.tinytask))
     }
 
     pub(super) fn take_prune(&mut self) -> bool {
@@ -213,6 +214,22 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_rescan_and_a_look_at_everything_are_taken_at_once_where_they_are_nearly_due() {
+        let mut timers = Timers::new(Millis::secs(60)).expect("a descriptor");
+        let begun = Instant::now();
+        let mut due = |rescan, tinytask, now| {
+            let at = |seconds| begun + Duration::from_secs(seconds);
+            (timers.rescan, timers.tinytask) = (at(rescan), at(tinytask));
+            timers.slow_ones(at(now))
+        };
+        assert_eq!(due(60, 65, 59), (false, false));
+        assert_eq!(due(60, 300, 60), (true, false));
+        assert_eq!(due(60, 65, 60), (true, true));
+        assert_eq!(due(65, 60, 60), (true, true));
+        assert_eq!(due(80, 60, 60), (false, true));
+    }
 
     #[tokio::test]
     async fn a_database_that_cannot_be_read_leads_to_a_few_looks_and_not_to_one_after_another() {

@@ -5,6 +5,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::timers::Timers;
@@ -132,14 +133,18 @@ impl Daemon {
     /// Whether a timer that came calls for a look.
     fn timed(&mut self, watch: &mut Watch, timers: &mut Timers) -> bool {
         let is_told = self.is_told(watch);
-        if timers.take_rescan() {
+        let (is_rescan_due, is_everything_due) = timers.slow_ones(Instant::now());
+        let mut is_called_for = is_everything_due;
+        if is_rescan_due {
             watch.verify();
-            return self.rescan(timers);
+            is_called_for |= self.rescan(timers);
         }
-        if timers.take_tinytask() {
+        if is_everything_due {
             self.stuck.clear();
             self.wants_everything = true;
-            return true;
+        }
+        if is_rescan_due || is_everything_due {
+            return is_called_for;
         }
         match timers.take_database() {
             Some(is_last) if is_told => {

@@ -163,8 +163,8 @@ impl Memory {
         }
         if let Some(recent) = &mut self.recent {
             recent.push(Arc::new(verdict.clone()));
-            if recent.len() > 2 * RECENT {
-                recent.drain(..RECENT);
+            if recent.len() > RECENT {
+                recent.remove(0);
             }
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use calypso_watch::core::attention::Asked;
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
-    Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, TaskId, TaskStatus,
-    Timestamp,
+    Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, Task, TaskId,
+    TaskStatus, Timestamp,
 };
 use calypso_watch::core::record::Write;
 use calypso_watch::core::trust::Doubt;
@@ -65,9 +65,10 @@ impl World {
         self.see_files(&mut seen);
         self.point("between files and tinytask")?;
         self.ask(&mut seen, scope, now)?;
-        for task in seen.tasks.keys() {
-            if let Some((changed, _)) = self.disk.folders.get(&task.number()) {
-                seen.folders.insert(*task, *changed);
+        let may_start = |task: &&Task| task.status == TaskStatus::Idle && !task.is_blocked;
+        for task in seen.tasks.values().filter(may_start) {
+            if let Some((changed, _)) = self.disk.folders.get(&task.id.number()) {
+                seen.folders.insert(task.id, *changed);
             }
         }
         self.see_past(&mut seen);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::stats::Row;
 use crate::world::{Process, Queue, World, shims};
-use crate::{Failure, Setup};
+use crate::{Failure, Setup, sys};
 
 const QUEUES: usize = 10;
 const WAITING: usize = 10;
@@ -34,6 +34,10 @@ pub(crate) fn idle(setup: &Setup) -> Result<Row, Failure> {
         }
     }
     drop(client);
+    world.wait_quiet(agents, Duration::from_secs(3))?;
+    // A queue without a free slot is asked about by the next look at everything only, which is minutes away: with it, the daemon has seen
+    // all there is, as one that rests has.
+    sys::kill(world.daemon_pid(), sys::HUP)?;
     world.wait_quiet(agents, Duration::from_secs(3))?;
 
     let (daemon, tinytask, shims) = (

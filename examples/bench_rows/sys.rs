@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) const KILL: c_int = 9;
+pub(crate) const HUP: c_int = 1;
 pub(crate) const CONT: c_int = 18;
 pub(crate) const STOP: c_int = 19;
 

@@ -14,8 +14,9 @@ use crate::look::Scope;
 const TINYTASK: Duration = Duration::from_secs(30);
 /// And this often, where it is.
 const TINYTASK_WATCHED: Duration = Duration::from_secs(300);
-/// A rescan and a look at everything are taken at once, in one wake, where they are no further apart than this.
-const NEARLY: Duration = Duration::from_secs(10);
+/// A rescan and a look at everything are taken at once, in one wake, where they are no further apart than this part of the time between
+/// two rescans: 10 s by default.
+const NEARLY: u32 = 6;
 /// After the last write to tinytask's database: the event comes before the commit is visible (measured: 200 of 200 immediate
 /// looks were stale, 2 of 200 after 1 ms), so it is looked at again after these.
 const DATABASE_AGAIN: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(250)];
@@ -47,6 +48,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 pub(super) struct Timers {
     alarm: Alarm,
     rescan: Instant,
+    nearly: Duration,
     tinytask: Instant,
     prune: Instant,
     database: Vec<Instant>,
@@ -65,7 +67,8 @@ impl Timers {
         let now = Instant::now();
         Ok(Self {
             alarm: Alarm::new()?,
-            rescan: now + Duration::from_millis(rescan.0.max(1000)),
+            rescan: now + every(rescan),
+            nearly: every(rescan) / NEARLY,
             tinytask: now,
             prune: now,
             database: Vec::new(),
@@ -93,7 +96,8 @@ impl Timers {
 
     /// A rescan was made: the next one counts from here.
     pub(super) fn rescanned(&mut self, rescan: Millis) {
-        self.rescan = Instant::now() + Duration::from_millis(rescan.0.max(1000));
+        self.rescan = Instant::now() + every(rescan);
+        self.nearly = every(rescan) / NEARLY;
     }
 
     /// How long to rest after a look that took this long: looks keep a gap that grows with their cost once they come without end, so
@@ -197,7 +201,7 @@ impl Timers {
     /// Is it time for a rescan, and for a look at everything?
     pub(super) fn slow_ones(&self, now: Instant) -> (bool, bool) {
         let is_time = self.rescan.min(self.tinytask) <= now;
-        let is_due = |at: Instant| is_time && at <= now + NEARLY;
+        let is_due = |at: Instant| is_time && at <= now + self.nearly;
         (is_due(self.rescan), is_due(self.tinytask))
     }
 
@@ -209,6 +213,11 @@ impl Timers {
         }
         is_due
     }
+}
+
+/// Between two rescans.
+fn every(rescan: Millis) -> Duration {
+    Duration::from_millis(rescan.0.max(1000))
 }
 
 #[cfg(test)]

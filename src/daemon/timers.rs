@@ -48,6 +48,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 pub(super) struct Timers {
     alarm: Alarm,
     rescan: Instant,
+    /// See [`NEARLY`].
     nearly: Duration,
     tinytask: Instant,
     prune: Instant,

@@ -242,8 +242,8 @@ pub fn give_back_memory() {
 }
 
 /// Pages of this mapping stay in memory from their first use on (mlock2(2), MLOCK_ONFAULT). A kernel that looks for cold pages takes away
-/// what is not used for a minute (measured: rescans of an idle daemon waited for the disk between two system calls), and an event after a
-/// quiet night should not have to wait for its program to be read.
+/// what is not used for a minute (measured: rescans of an idle daemon waited for the disk between two system calls), and an event should
+/// not have to wait for the program to be read.
 ///
 /// As much of it as RLIMIT_MEMLOCK allows, usually 8 MiB; the rest comes and goes as before.
 fn keep_what_is_used(start: usize, length: usize) {

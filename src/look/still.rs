@@ -61,7 +61,7 @@ pub(super) fn told_by_stamps(seen: &Snapshot) -> Option<Vec<RunDir>> {
     let is_at_work = |run: &Run| run.observed.shim && run.meaning() == Meaning::Running;
     let runs = seen.runs.iter();
     let dirs = runs.map(|run| is_at_work(run).then(|| run.dir.clone()));
-    is_still.then(|| dirs.collect())?
+    if is_still { dirs.collect() } else { None }
 }
 
 impl Looker {

@@ -18,6 +18,15 @@ fn another_second() {
     std::thread::sleep(Duration::from_millis(1100));
 }
 
+/// A world whose daemon reaches tinytask through a proxy only; and what has an agent's script go there straight.
+fn behind_proxy() -> (World, Proxy, String) {
+    let mut world = World::new();
+    let proxy = Proxy::before(&world.address);
+    world.through = Some(proxy.address.clone());
+    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
+    (world, proxy, straight)
+}
+
 /// Waits until the daemon has written down that these are open.
 #[track_caller]
 fn is_known(world: &World, tasks: &[i64]) {
@@ -87,10 +96,7 @@ fn a_server_that_hangs_at_any_moment_costs_nothing_but_time() {
 
 #[test]
 fn what_answers_like_no_tinytask_is_waited_for_and_its_verdicts_come_late() {
-    let mut world = World::new();
-    let proxy = Proxy::before(&world.address);
-    world.through = Some(proxy.address.clone());
-    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
+    let (world, proxy, straight) = behind_proxy();
     let stale = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}"#;
     let mut world = world
         .section("timeout = \"1s\"")
@@ -134,10 +140,7 @@ fn what_answers_like_no_tinytask_is_waited_for_and_its_verdicts_come_late() {
 /// the two answers. By its own, which is older, its agent left it lying.
 #[test]
 fn a_task_that_moves_between_its_own_answer_and_its_queues_is_judged_by_where_it_went() {
-    let mut world = World::new();
-    let proxy = Proxy::before(&world.address);
-    world.through = Some(proxy.address.clone());
-    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
+    let (world, proxy, straight) = behind_proxy();
     let world = world
         .queue("coder", &format!("{straight} claim; gate go"))
         .start();
@@ -411,10 +414,7 @@ fn a_restored_backup_is_worked_on_only_after_a_persons_word() {
 /// 25,000 tasks, of which one is ours to start; the whole list has more than 16 MiB, and comes slowly at that.
 #[test]
 fn a_list_of_25_000_tasks_and_16_mib_is_read_whole() {
-    let mut world = World::new();
-    let proxy = Proxy::before(&world.address);
-    world.through = Some(proxy.address.clone());
-    let straight = format!("export CALYPSO_TINYTASK_URL=http://{}/mcp; ", world.address);
+    let (world, proxy, straight) = behind_proxy();
     let task = world.task("coder", "among many");
     {
         let mut db = rusqlite::Connection::open(world.db()).expect("a database");

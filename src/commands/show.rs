@@ -24,6 +24,9 @@ use crate::view::{
 /// More verdicts than a day brings.
 const DAY: usize = 20_000;
 
+/// So many of the last runs' starts are told.
+const STARTS: usize = 100;
+
 /// What one look found, and what follows from it.
 struct Found {
     looker: Looker,
@@ -136,24 +139,9 @@ impl Found {
             disagreement: self.looker.server.disagreement.clone(),
         }
     }
-
-    /// From event to gate, of runs that an event led to: each carries its own proof.
-    fn latencies(&self) -> Vec<Millis> {
-        let layout = &self.looker.layout;
-        let last = self.seen.recent.iter().rev().take(100);
-        last.filter_map(|verdict| {
-            let dir = RunDir {
-                id: verdict.run,
-                queue: verdict.queue.clone(),
-            };
-            let event = runs::read_spec_head(layout, &dir).ok()??.times.event?;
-            Some(verdict.started.as_ref()?.wall.since(event.wall))
-        })
-        .collect()
-    }
 }
 
-/// What the day brought so far, but how quickly its runs were started.
+/// What the day brought so far, and how quickly the last runs were started.
 fn today(layout: &Layout) -> Result<Today, runs::Error> {
     let midnight = clock::start_of_day(clock::wall());
     let verdicts = runs::told_since(layout, midnight, DAY)?;
@@ -168,8 +156,22 @@ fn today(layout: &Layout) -> Result<Today, runs::Error> {
             .iter()
             .filter_map(|v| v.cost)
             .reduce(|sum, cost| sum + cost),
-        start: None,
+        start: view::Percentiles::of(latencies(layout)?),
     })
+}
+
+/// From event to gate, of the last runs that an event led to: each carries its own proof.
+fn latencies(layout: &Layout) -> Result<Vec<Millis>, runs::Error> {
+    let last = runs::recent(layout, STARTS)?;
+    let latency = |verdict: &VerdictRecord| {
+        let dir = RunDir {
+            id: verdict.run,
+            queue: verdict.queue.clone(),
+        };
+        let event = runs::read_spec_head(layout, &dir).ok()??.times.event?;
+        Some(verdict.started.as_ref()?.wall.since(event.wall))
+    };
+    Ok(last.iter().filter_map(latency).collect())
 }
 
 fn count(verdicts: &[Told], is: impl Fn(&Told) -> bool) -> u32 {
@@ -184,7 +186,7 @@ fn has(record: &Told, is: impl Fn(&Verdict) -> bool) -> bool {
 pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure> {
     let config = load(base, &status.settings)?;
     let layout = Layout::new(config.base.clone());
-    // A day's verdicts are counted while tinytask lists its tasks.
+    // A day's verdicts are counted beside the look.
     let (found, today) = std::thread::scope(|scope| {
         let counting = std::thread::Builder::new().spawn_scoped(scope, || today(&layout));
         let found = runtime()?.block_on(find(config, None))?;
@@ -207,10 +209,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         now: &found.now,
         daemon: found.daemon.clone(),
         tinytask: found.server(),
-        today: Today {
-            start: view::Percentiles::of(found.latencies()),
-            ..today
-        },
+        today,
         warnings: found.warnings.clone(),
         time,
     };
@@ -219,7 +218,10 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
     } else {
         say(&view::status(&input))?
     };
-    Ok(found.exit())
+    let exit = found.exit();
+    // The process ends, and its memory at once: what there is to ten thousand tasks is a hundred thousand pieces.
+    std::mem::forget(found);
+    Ok(exit)
 }
 
 /// What would start now, with each exact command.

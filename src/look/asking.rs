@@ -58,7 +58,10 @@ impl Looker {
         let tasks = match scope {
             Scope::Everything => {
                 seen.coverage = Coverage::Everything;
-                tinytask.open_tasks().await.map_err(error)?
+                match self.read_past_the_server(tinytask).await.map_err(error)? {
+                    Some(tasks) => tasks,
+                    None => tinytask.open_tasks().await.map_err(error)?,
+                }
             }
             Scope::Queues(asked) => {
                 let queues = self.queues_to_ask(seen, &over, asked);
@@ -163,6 +166,39 @@ impl Looker {
         let highest = seen.tasks.keys().next_back().map_or(0, |id| id.number());
         self.memory.highest_task = self.memory.highest_task.max(highest);
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
+    }
+
+    /// All open tasks by the built-in's own database, for whoever only looks
+    /// ([design/07](../../docs/design/07-past-the-server.md)). `None`: the server is to be asked for them.
+    ///
+    /// Its server vouches for it: what it says of the newest task has to be what was read. So a file that the server does not use, or uses
+    /// no longer, is none.
+    ///
+    /// Interleaving survived: the newest task changes between the reading and the server's word. They differ, and the server is asked for
+    /// everything.
+    async fn read_past_the_server(
+        &self,
+        tinytask: &tinytask::Tinytask,
+    ) -> Result<Option<Vec<Task>>, tinytask::Error> {
+        let db = self.server.db.clone();
+        let Some(db) = db.filter(|_| self.server.is_builtin && !self.memory.is_writer) else {
+            return Ok(None);
+        };
+        let Some(Some(newest)) = tinytask::Hint::new(&db).newest() else {
+            return Ok(None);
+        };
+        let reading = tokio::task::spawn_blocking(move || tinytask::database::open_tasks(&db));
+        let (said, read) = tokio::join!(tinytask.task(newest.id), reading);
+        let said = match said {
+            Ok(Some(said)) => said,
+            Err(error) if error.is_connection() => return Err(error),
+            Ok(None) | Err(_) => return Ok(None),
+        };
+        let read = read.ok().and_then(Result::ok);
+        Ok(read.filter(|tasks| {
+            let found = tasks.iter().find(|task| task.id == newest.id);
+            said.key() == newest && found == Some(&said).filter(|task| task.is_open())
+        }))
     }
 
     /// Queues that could start something and that `asked` is about, and queues a run of which is over. Requests are started on tinytask's

@@ -170,12 +170,53 @@ impl Memory {
     }
 }
 
+/// See [`Looker::read_ahead`].
+type Ahead = Vec<(RunSubject, Result<Read, runs::Error>)>;
+
 impl Looker {
-    pub(super) fn histories(&mut self, seen: &mut Snapshot) -> Result<(), Error> {
+    /// The past of the tasks that the index tells of, read while tinytask is asked which of them are open: for whoever only looks, and so
+    /// has none in memory.
+    ///
+    /// Interleaving survived: a verdict is written between this reading and tinytask's answer. The next look shows it.
+    pub(super) fn read_ahead(&self, seen: &Snapshot) -> impl Future<Output = Ahead> + use<> {
+        let layout = self.layout.clone();
+        let live: BTreeSet<RunSubject> = seen.runs.iter().map(|run| run.dir.id.subject).collect();
+        let read = move || {
+            let index = runs::read_index(&layout);
+            let told = index.iter().map(|(id, (mark, packed))| {
+                (RunSubject::Task(*id), Earlier::Indexed(*mark, packed))
+            });
+            let told: Vec<_> = told
+                .filter(|(subject, _)| !live.contains(subject))
+                .collect();
+            let read = runs::Recorded::open(&layout).map(|on_record| on_record.histories(&told));
+            read.unwrap_or_default()
+        };
+        let reading = (!self.memory.is_writer).then(|| tokio::task::spawn_blocking(read));
+        async {
+            match reading {
+                Some(reading) => reading.await.unwrap_or_default(),
+                None => Ahead::default(),
+            }
+        }
+    }
+
+    pub(super) fn histories(&mut self, seen: &mut Snapshot, ahead: Ahead) -> Result<(), Error> {
         let memory = &mut self.memory;
         if !memory.is_writer {
             memory.histories.clear();
             memory.recent = None;
+        }
+        // What could not be read then is read once more, and told.
+        for (subject, read) in ahead {
+            if let Ok(Read { history, mark }) = read {
+                let past = Past {
+                    history: Kept::Whole(history.into()),
+                    mark,
+                    is_stale: false,
+                };
+                memory.histories.insert(subject, past);
+            }
         }
         if memory.recent.is_none() {
             let recent = runs::recent(&self.layout, RECENT)?;

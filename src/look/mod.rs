@@ -119,10 +119,11 @@ impl Looker {
         self.processes(&mut seen, now)?;
         self.files(&mut seen, now);
         seen.controls = self.controls(now)?;
+        let past = self.read_ahead(&seen);
         self.ask(&mut seen, scope, now).await;
         self.pauses(&mut seen, now)?;
         self.folders(&mut seen);
-        self.histories(&mut seen)?;
+        self.histories(&mut seen, past.await)?;
         self.watch_parked(&mut seen).await;
         self.evidence(&mut seen).await;
         seen.last_unreachable = self.memory.last_unreachable.clone();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use calypso_watch::core::model::Outcome;
 use calypso_watch::core::record::{TaskVerdict, Verdict};
+use calypso_watch::edge::tinytask;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -213,6 +214,93 @@ fn a_database_locked_in_short_bursts_loses_and_doubles_nothing() {
     world.is_clean();
     assert_eq!(world.count("start architect"), 3);
     assert_eq!(world.count("start coder"), 3);
+}
+
+/// Whoever only looks reads the built-in's database; what is read there is what its server would answer.
+#[test]
+fn what_is_read_past_the_server_is_what_it_answers() {
+    let world = World::new();
+    let whole = world.task("architect", "has parts");
+    let blocker = world.task("human", "first this");
+    let odd = json!({ "title": "odd \u{1f980} \"text\"\n\\", "description": "two\nlines", "assigned_to": "coder",
+        "created_by": "a test", "priority": -7, "tags": ["a", "b \"c\"", ""], "blocked_by_task_id": blocker, "queue_name": "ready" });
+    world.text("create_task", &odd);
+    world.text(
+        "create_subtask",
+        &json!({ "parent_task_id": whole, "title": "a part", "created_by": "a test" }),
+    );
+    world.text(
+        "create_task",
+        &json!({ "title": "nobody's", "created_by": "a test" }),
+    );
+    let working = world.task("product", "is worked on");
+    world.text("signup_for_task", &json!({ "agent_name": "product" }));
+    let done = world.task("coder", "done, and it blocked one");
+    let after =
+        json!({ "title": "blocked no longer", "created_by": "a test", "blocked_by_task_id": done });
+    world.text("create_task", &after);
+    let complete = json!({ "id": done, "status": "complete" });
+    world.text("update_task", &complete);
+    let away = world.task("coder", "archived");
+    world.text("archive_task", &json!({ "id": away }));
+
+    let endpoint = tinytask::Endpoint::Http {
+        url: format!("http://{}/mcp", world.address),
+    };
+    let client = tinytask::Tinytask::new(endpoint, Duration::from_secs(10));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut answered = runtime.block_on(client.open_tasks()).expect("an answer");
+    answered.sort_by_key(|task| task.id);
+    let path = camino::Utf8PathBuf::try_from(world.db()).expect("UTF-8");
+    let mut read = tinytask::database::open_tasks(&path).expect("a database");
+    read.sort_by_key(|task| task.id);
+    assert_eq!(read, answered);
+    assert_eq!(read.len(), 7);
+    assert!(read.iter().any(|task| task.id.number() == working));
+}
+
+/// The file with the name of the built-in's database is another one than its server has open.
+#[test]
+fn a_database_that_its_server_does_not_use_is_not_believed() {
+    let mut world = World::builtin().queue("coder", "claim; finish").start();
+    let older = world.task("human", "older");
+    world.task("human", "newest");
+    world.kill_daemon();
+    let db = world.path(".calypso/tinytask/tinytask.db");
+    let lookalike = world.path("lookalike.db");
+    let file = |of: &std::path::Path, log: &str| format!("{}{log}", of.display());
+    // Its log stays, as it does where a server was killed.
+    for log in ["", "-wal"] {
+        std::fs::copy(file(&db, log), file(&lookalike, log)).expect("a copy");
+    }
+    let another = rusqlite::Connection::open(&lookalike).expect("a database");
+    let retitle = |title: &str, which: &str| {
+        let sql = format!("UPDATE tasks SET title = '{title}' WHERE {which}");
+        another.execute(&sql, []).expect("it is open");
+    };
+    let shown = |world: &World| {
+        let (status, _) = world.status();
+        let queues = status["queues"].as_array().expect("queues");
+        let human = queues.iter().find(|queue| queue["queue"] == "human");
+        let tasks = human.and_then(|queue| queue["tasks"].as_array());
+        let titles = tasks.into_iter().flatten().map(|task| &task["title"]);
+        titles
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(shown(&world), r#""older" "newest""#);
+    retitle("changed", &format!("id = {older}"));
+    for log in ["", "-wal", "-shm"] {
+        std::fs::rename(file(&lookalike, log), file(&db, log)).expect("in its place");
+    }
+    let read = r#""changed" "newest""#;
+    assert_eq!(shown(&world), read, "the file is what is read");
+    retitle("changed, too", "title = 'newest'");
+    assert_eq!(shown(&world), r#""older" "newest""#);
 }
 
 /// The daemon restarts before another tinytask than the one its agents work for: it remembers which tasks there were.

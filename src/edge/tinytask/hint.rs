@@ -18,16 +18,13 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _};
 use siphasher::sip::SipHasher13;
 
 use super::wire;
 use crate::core::attention::News;
 use crate::core::model::{TaskId, TaskKey};
 use crate::edge::clock;
-
-/// Enough for the pages of one reading; the default of 2 MB would stay with us.
-const CACHE_KIB: i64 = 512;
 
 /// Under writes without end, all rows are read this often.
 const ALL_AGAIN: Duration = Duration::from_secs(2);
@@ -175,21 +172,8 @@ impl Hint {
 
 impl Open {
     fn new(path: &Utf8Path) -> rusqlite::Result<Self> {
-        // Without its log, opening the file would make one, which the server could perhaps not write.
-        if !Utf8PathBuf::from(format!("{path}-wal")).exists() {
-            return Err(rusqlite::Error::InvalidQuery);
-        }
         let identity = identity(path);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        // The daemon has better things to do than to wait here: it can ask the server.
-        connection.busy_timeout(Duration::ZERO)?;
-        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        // Without a write-ahead log a reader would keep the server's writes waiting.
-        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-        if mode != "wal" {
-            return Err(rusqlite::Error::InvalidQuery);
-        }
+        let connection = super::database::open(path)?;
         let mut columns = BTreeSet::new();
         connection.pragma(None, "table_info", "tasks", |row| {
             columns.insert(row.get::<_, String>("name")?);

@@ -23,6 +23,7 @@ use crate::core::model::{Detail, Task, TaskId, TaskStatus};
 use crate::edge::kill_point;
 
 mod connect;
+pub mod database;
 mod error;
 mod hint;
 mod http;

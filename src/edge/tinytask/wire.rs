@@ -40,32 +40,32 @@ pub struct Link {
 
 /// A text that is looked at and let go: without a copy where JSON has it as it is.
 #[derive(Deserialize)]
-struct Words<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Words<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// A task row. v1 has no parent, queue name, blocker or `is_currently_blocked`.
 #[derive(Deserialize)]
-struct Row<'a> {
-    id: i64,
-    title: String,
+pub(super) struct Row<'a> {
+    pub(super) id: i64,
+    pub(super) title: String,
     #[serde(borrow)]
-    description: Option<Words<'a>>,
-    status: TaskStatus,
-    assigned_to: Option<Text>,
-    previous_assigned_to: Option<Text>,
-    created_by: Option<Text>,
-    priority: Option<f64>,
+    pub(super) description: Option<Words<'a>>,
+    pub(super) status: TaskStatus,
+    pub(super) assigned_to: Option<Text>,
+    pub(super) previous_assigned_to: Option<Text>,
+    pub(super) created_by: Option<Text>,
+    pub(super) priority: Option<f64>,
     #[serde(borrow)]
-    tags: Option<Vec<Words<'a>>>,
-    parent_task_id: Option<i64>,
-    queue_name: Option<Text>,
-    blocked_by_task_id: Option<i64>,
-    is_currently_blocked: Option<bool>,
+    pub(super) tags: Option<Vec<Words<'a>>>,
+    pub(super) parent_task_id: Option<i64>,
+    pub(super) queue_name: Option<Text>,
+    pub(super) blocked_by_task_id: Option<i64>,
+    pub(super) is_currently_blocked: Option<bool>,
     #[serde(borrow)]
-    created_at: Cow<'a, str>,
+    pub(super) created_at: Cow<'a, str>,
     #[serde(borrow)]
-    updated_at: Cow<'a, str>,
+    pub(super) updated_at: Cow<'a, str>,
     #[serde(borrow)]
-    archived_at: Option<Words<'a>>,
+    pub(super) archived_at: Option<Words<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +121,7 @@ impl OddRows {
 }
 
 impl Row<'_> {
-    fn into_task(self) -> Result<Task, String> {
+    pub(super) fn into_task(self) -> Result<Task, String> {
         let positive = |id: Option<i64>| id.and_then(|id| TaskId::try_from(id).ok());
         let time = |text: &str| parse_time(text).ok_or_else(|| format!("`{text}` is no time"));
         let fields = self.fields();

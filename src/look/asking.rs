@@ -168,7 +168,7 @@ impl Looker {
         Ok(Some(Millis(clock::boot().0.saturating_sub(began.0))))
     }
 
-    /// All open tasks by the built-in's own database, for whoever only looks
+    /// All open tasks by the database of the built-in, for whoever only looks
     /// ([design/07](../../docs/design/07-past-the-server.md)). `None`: the server is to be asked for them.
     ///
     /// Its server vouches for it: what it says of the newest task has to be what was read. So a file that the server does not use, or uses

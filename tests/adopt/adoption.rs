@@ -1,7 +1,10 @@
 //! The daemon dies with agents at work; the next one knows each run, its state, and how it ended, also where nobody watched.
 
-use calypso_watch::core::model::Outcome;
+use calypso_watch::core::layout::RunDir;
+use calypso_watch::core::model::{Outcome, RunSubject};
 use calypso_watch::core::record::Verdict;
+use calypso_watch::edge::{clock, config};
+use calypso_watch::look::{Looker, Scope};
 use nix::sys::signal::Signal;
 
 use crate::{World, is_alive, send, state_of};
@@ -191,4 +194,47 @@ fn daemons_that_die_by_turns_lose_no_run_and_judge_each_once() {
     for id in tasks {
         assert_eq!(world.verdicts(id).len(), world.runs(id).len());
     }
+}
+
+/// A power cut takes a verdict that the index has already; the entry in live/, which goes after the verdict is durable, tells.
+#[test]
+fn the_past_of_a_live_run_is_not_taken_from_the_index() {
+    let mut world = World::new().queue("coder", "claim; move human").start();
+    let task = world.task("coder", "handed on");
+    world.at_length("judged", |w| {
+        w.verdicts(task).len() == 1 && w.names(".calypso/live").is_empty()
+    });
+    world.kill_daemon();
+    let layout = world.layout.clone();
+    let subject = RunSubject::try_from(task.to_string()).expect("a task's number");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let config = || config::load(layout.base(), &[]).expect("settings");
+    let told = |looker: &mut Looker| {
+        let now = clock::now();
+        let seen = runtime.block_on(looker.look(&Scope::Everything, &now));
+        let seen = seen.expect("a look");
+        let history = seen.histories.get(&subject);
+        history.map_or(0, |history| history.verdicts.len())
+    };
+    let mut writer = Looker::new(config());
+    writer.memory.is_writer = true;
+    world.eventually("its folder is at rest, so the index tells of it", |_| {
+        writer.memory.forget_records();
+        assert_eq!(told(&mut writer), 1);
+        writer.memory.write_index(&layout).expect("an index");
+        !calypso_watch::edge::runs::read_index(&layout).is_empty()
+    });
+
+    let names = world.names(&format!(".calypso/runs/task_{task}"));
+    let run = names
+        .iter()
+        .find_map(|name| RunDir::parse_dir(subject, name));
+    let run = run.expect("it ran");
+    std::fs::remove_file(layout.run(&run).verdict()).expect("it was judged");
+    assert_eq!(told(&mut Looker::new(config())), 1, "the index is read");
+    std::fs::write(layout.live_entry(&run), "").expect("an entry");
+    assert_eq!(told(&mut Looker::new(config())), 0);
 }

@@ -301,6 +301,8 @@ fn a_database_that_its_server_does_not_use_is_not_believed() {
     assert_eq!(shown(&world), read, "the file is what is read");
     retitle("changed, too", "title = 'newest'");
     assert_eq!(shown(&world), r#""older" "newest""#);
+    world.ok(&["tinytask", "stop"]);
+    assert_eq!(world.status().0["tinytask"]["state"], "unreachable");
 }
 
 /// The daemon restarts before another tinytask than the one its agents work for: it remembers which tasks there were.

@@ -387,7 +387,11 @@ impl World {
     }
     pub(super) fn run(self, run: Run) -> Self {
         self.but(|seen| {
-            let history = Arc::make_mut(seen.histories.entry(run.dir.id.subject).or_default());
+            let history = seen
+                .histories
+                .entry(run.dir.id.subject)
+                .or_default()
+                .make_mut();
             history.last_run = history.last_run.max(run.dir.id.number);
             seen.runs.push(run);
         })
@@ -396,7 +400,11 @@ impl World {
     pub(super) fn past(self, record: VerdictRecord) -> Self {
         self.but(|seen| {
             let record = Arc::new(record);
-            let history = Arc::make_mut(seen.histories.entry(record.run.subject).or_default());
+            let history = seen
+                .histories
+                .entry(record.run.subject)
+                .or_default()
+                .make_mut();
             history.last_run = history.last_run.max(record.run.number);
             history.verdicts.push(record.clone());
             seen.recent.push(record);

@@ -15,6 +15,10 @@ use crate::core::record::{
 use crate::core::verdict::stay_goes_on;
 use crate::core::{History, Hold, Policy};
 
+mod past;
+
+pub use past::{Gist, Past};
+
 /// Where a task stands in its stay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standing {

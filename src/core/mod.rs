@@ -35,6 +35,7 @@ pub mod verdict;
 #[cfg(test)]
 pub(crate) mod given;
 
+use history::Past;
 use layout::RunDir;
 use model::{
     Detail, FileKey, Leftover, Millis, Moment, Outcome, ProcessId, ProviderName, QueueName, Recipe,
@@ -76,7 +77,7 @@ pub struct Snapshot {
     pub controls: Controls,
     /// Past runs of subjects that have any, for every subject in `tasks` and for inbound/.
     /// Shared with whoever took the look, as the next one mostly finds the same.
-    pub histories: BTreeMap<RunSubject, Arc<History>>,
+    pub histories: BTreeMap<RunSubject, Past>,
     /// The last verdicts, oldest first: for provider and environment holds, fairness and `status`.
     pub recent: Vec<Arc<VerdictRecord>>,
 }

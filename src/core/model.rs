@@ -95,36 +95,38 @@ impl QueueName {
     }
 }
 
+/// Why the text names no queue, if it does not.
+fn why_no_queue(text: &str) -> Option<&'static str> {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if text.is_empty() || text.len() > 100 {
+        Some("a queue's name has 1 to 100 characters")
+    } else if !text.bytes().all(is_allowed) {
+        Some("a queue's name is made of letters, digits, `_`, `.` and `-`")
+    } else if text.starts_with(['.', '-']) {
+        Some("a queue's name does not start with `.` or `-`")
+    } else {
+        None
+    }
+}
+
 impl FromStr for QueueName {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = |why| Invalid {
-            what: "queue",
-            text: text.to_owned(),
-            why,
-        };
-        if text.is_empty() || text.len() > 100 {
-            return Err(invalid("a queue's name has 1 to 100 characters"));
-        }
-        if !text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-        {
-            return Err(invalid(
-                "a queue's name is made of letters, digits, `_`, `.` and `-`",
-            ));
-        }
-        if text.starts_with(['.', '-']) {
-            return Err(invalid("a queue's name does not start with `.` or `-`"));
-        }
-        Ok(Self(text.into()))
+        Text::from(text).try_into()
     }
 }
 
 impl TryFrom<Text> for QueueName {
     type Error = Invalid;
     fn try_from(text: Text) -> Result<Self, Invalid> {
-        text.parse()
+        match why_no_queue(&text) {
+            None => Ok(Self(text)),
+            Some(why) => Err(Invalid {
+                what: "queue",
+                text: text.into(),
+                why,
+            }),
+        }
     }
 }
 
@@ -355,9 +357,10 @@ impl Task {
     }
     /// Its queue: the assignee, where that is a valid queue name.
     pub fn queue(&self) -> Option<QueueName> {
-        self.assigned_to
-            .as_deref()
-            .and_then(|name| name.parse().ok())
+        let name = self.assigned_to.as_ref()?;
+        why_no_queue(name)
+            .is_none()
+            .then(|| QueueName(name.clone()))
     }
     /// Not complete and not archived.
     pub fn is_open(&self) -> bool {

@@ -27,11 +27,11 @@ use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
 
-mod packed;
+mod index;
 mod past;
 mod specs;
 
-pub use packed::{Index, Mark, Packed, read_index, write_index};
+pub use index::{Index, Mark, read_index, write_index};
 pub use past::{
     Earlier, Read, Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since,
 };

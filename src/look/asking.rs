@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 
 use super::{Looker, Scope, chain};
 use crate::core::attention::Asked;
+use crate::core::history::Past;
 use crate::core::model::{
     Detail, FileKey, Millis, Now, QueueName, RunSubject, Task, TaskId, TaskKey, TaskStatus,
 };
-use crate::core::record::Write;
 use crate::core::trust::Doubt;
 use crate::core::verdict::{Meaning, questions};
-use crate::core::{Coverage, Evidence, History, InboundState, Run, Snapshot, Tinytask};
+use crate::core::{Coverage, Evidence, InboundState, Run, Snapshot, Tinytask};
 use crate::edge::{clock, goose, inbound, tinytask};
 
 impl Looker {
@@ -266,22 +266,15 @@ impl Looker {
         let (Some(tinytask), Tinytask::Fresh { .. }) = (&self.tinytask, &seen.tinytask) else {
             return;
         };
-        let parked = |subject: &RunSubject, history: &History| {
-            let id = subject
-                .task()
-                .filter(|id| seen.tasks.contains_key(id) && !seen.details.contains_key(id))?;
-            let entry = history
-                .verdicts
-                .last()?
-                .tasks
-                .iter()
-                .find(|task| task.key.id == id)?;
-            matches!(entry.write, Some(Write::Park { .. })).then_some(id)
+        let parked = |subject: &RunSubject, past: &Past| {
+            let id = subject.task().filter(|_| past.gist(*subject).is_parked)?;
+            let is_asked_for = seen.tasks.contains_key(&id) && !seen.details.contains_key(&id);
+            is_asked_for.then_some(id)
         };
         let wanted: Vec<TaskId> = seen
             .histories
             .iter()
-            .filter_map(|(subject, history)| parked(subject, history))
+            .filter_map(|(subject, past)| parked(subject, past))
             .collect();
         for (id, detail) in tinytask.details(&wanted).await {
             match detail {

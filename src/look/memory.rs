@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::asking::Vouched;
 use super::still::Stamps;
 use super::{Error, Looker, chain};
+use crate::core::history::Past;
 use crate::core::layout::{Layout, RunDir};
 use crate::core::model::{Moment, ProcessId, RunId, RunSubject, TaskId};
 use crate::core::record::VerdictRecord;
 use crate::core::trust::Trust;
-use crate::core::{Coverage, History, Snapshot};
+use crate::core::{Coverage, Snapshot};
 use crate::edge::files::Names;
-use crate::edge::runs::{Earlier, Index, Mark, Packed, Read};
+use crate::edge::runs::{Earlier, Index, Mark, Read};
 use crate::edge::{goose, inbound, recipe, runs};
 
 /// So many subjects are read from their records in a few milliseconds: they need no index.
@@ -58,7 +61,7 @@ pub struct Memory {
     pub(super) stamps: Option<Stamps>,
     /// Stamps tell of all that the last look saw, as long as the shims of these runs are watched.
     pub(super) told_by_stamps: Option<Vec<RunDir>>,
-    histories: BTreeMap<RunSubject, Past>,
+    histories: BTreeMap<RunSubject, Kept>,
     recent: Option<Vec<Arc<VerdictRecord>>>,
     /// How many of the histories the index does not have as they are.
     unindexed: usize,
@@ -66,43 +69,22 @@ pub struct Memory {
     pub is_writer: bool,
 }
 
-/// The past of one subject; an empty one, where nothing is on record.
+/// What is kept of a subject; an empty past, where nothing is on record.
 #[derive(Debug)]
-struct Past {
-    history: Kept,
+struct Kept {
+    past: Past,
     /// For the index.
     mark: Option<Mark>,
     /// Something was written since it was read.
     is_stale: bool,
 }
 
-/// Ten thousand tasks have ten thousand histories, of which a look wants a queue's.
-#[derive(Debug)]
-enum Kept {
-    /// No look has wanted it for a while.
-    Packed(Packed),
-    Whole(Arc<History>),
-}
-
 impl Kept {
-    fn packed(&self) -> Packed {
-        match self {
-            Self::Packed(packed) => packed.clone(),
-            Self::Whole(history) => Packed::of(history),
-        }
-    }
-
-    fn history(&self) -> Arc<History> {
-        match self {
-            Self::Packed(packed) => Arc::new(packed.unpack().expect("packed by this very process")),
-            Self::Whole(history) => Arc::clone(history),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Packed(packed) => packed.is_empty(),
-            Self::Whole(history) => **history == History::default(),
+    fn new(past: Past, mark: Option<Mark>) -> Self {
+        Self {
+            past,
+            mark,
+            is_stale: false,
         }
     }
 }
@@ -119,8 +101,8 @@ impl Memory {
 
     /// A subject's records changed.
     pub fn forget(&mut self, subject: RunSubject) {
-        if let Some(past) = self.histories.get_mut(&subject) {
-            past.is_stale = true;
+        if let Some(kept) = self.histories.get_mut(&subject) {
+            kept.is_stale = true;
         }
     }
     /// All records are gone.
@@ -137,22 +119,22 @@ impl Memory {
     /// Writes the index; what it cannot tell of is read from its records.
     pub fn write_index(&mut self, layout: &Layout) -> Result<(), runs::Error> {
         self.unindexed = 0;
-        let entries = self.histories.iter().filter_map(|(subject, past)| {
-            let mark = past.mark.filter(|_| !past.is_stale)?;
-            Some((*subject, mark, past.history.packed()))
+        let entries = self.histories.iter().filter_map(|(subject, kept)| {
+            let mark = kept.mark.filter(|_| !kept.is_stale)?;
+            Some((*subject, mark, &kept.past))
         });
         runs::write_index(layout, entries)
     }
     /// Packs what looks have unpacked. The next look at a queue takes that much longer, so not while looks come.
     pub fn pack(&mut self) {
-        let whole = |past: &&mut Past| matches!(past.history, Kept::Whole(_));
         // All of them before the first one is let go: small pieces would settle in the gaps, and keep each page of what was freed.
-        let packed: Vec<Packed> = (self.histories.values_mut())
-            .filter(whole)
-            .map(|past| past.history.packed())
+        let packed: Vec<_> = (self.histories.iter())
+            .filter_map(|(subject, kept)| Some((*subject, kept.past.repacked(*subject)?)))
             .collect();
-        for (past, packed) in self.histories.values_mut().filter(whole).zip(packed) {
-            past.history = Kept::Packed(packed);
+        for (subject, past) in packed {
+            if let Some(kept) = self.histories.get_mut(&subject) {
+                kept.past = past;
+            }
         }
     }
     /// A verdict was finished.
@@ -183,9 +165,9 @@ impl Looker {
         let live: BTreeSet<RunSubject> = seen.runs.iter().map(|run| run.dir.id.subject).collect();
         let read = move || {
             let index = runs::read_index(&layout);
-            let told = index.iter().map(|(id, (mark, packed))| {
-                (RunSubject::Task(*id), Earlier::Indexed(*mark, packed))
-            });
+            let told = index
+                .into_iter()
+                .map(|(id, (mark, packed))| (RunSubject::Task(id), Earlier::Indexed(mark, packed)));
             let told: Vec<_> = told
                 .filter(|(subject, _)| !live.contains(subject))
                 .collect();
@@ -208,16 +190,12 @@ impl Looker {
             memory.recent = None;
         }
         // What could not be read then is read once more, and told.
-        for (subject, read) in ahead {
-            if let Ok(Read { history, mark }) = read {
-                let past = Past {
-                    history: Kept::Whole(history.into()),
-                    mark,
-                    is_stale: false,
-                };
-                memory.histories.insert(subject, past);
-            }
-        }
+        memory
+            .histories
+            .extend(ahead.into_iter().filter_map(|(subject, read)| {
+                let Read { past, mark } = read.ok()?;
+                Some((subject, Kept::new(past, mark)))
+            }));
         if memory.recent.is_none() {
             let recent = runs::recent(&self.layout, RECENT)?;
             memory.recent = Some(recent.into_iter().map(Arc::new).collect());
@@ -253,8 +231,8 @@ impl Looker {
             .collect();
         let on_record = runs::Recorded::open(&self.layout)?;
         let wants_reading = |subject: &&RunSubject| {
-            let past = memory.histories.get(subject);
-            past.is_none_or(|past| past.is_stale)
+            let kept = memory.histories.get(subject);
+            kept.is_none_or(|kept| kept.is_stale)
         };
         let unread: Vec<RunSubject> = wanted.iter().filter(wants_reading).copied().collect();
         let index = if unread.len() > FEW {
@@ -262,16 +240,22 @@ impl Looker {
         } else {
             Index::new()
         };
-        let unread: Vec<(RunSubject, Earlier<'_>)> = (unread.into_iter())
+        // A power cut may have taken a verdict that the index has; then its run is still live.
+        let live: BTreeSet<_> = seen.runs.iter().map(|run| run.dir.id.subject).collect();
+        let indexed = |subject: RunSubject| {
+            let (mark, packed) = index.get(&subject.task()?)?;
+            (!live.contains(&subject)).then_some((*mark, packed))
+        };
+        let unread: Vec<(RunSubject, Earlier)> = (unread.into_iter())
             .map(|subject| {
-                let known = memory.histories.get(&subject);
-                let indexed = subject.task().and_then(|id| index.get(&id));
-                // A power cut may have taken a verdict that the index has; then its run is still live.
-                let is_live = || seen.runs.iter().any(|run| run.dir.id.subject == subject);
-                let indexed = indexed.filter(|_| !is_live());
-                let earlier = match (known, indexed) {
-                    (Some(past), _) => Earlier::Known(past.history.history()),
-                    (None, Some((mark, packed))) => Earlier::Indexed(*mark, packed),
+                let kept = memory.histories.get(&subject);
+                let earlier = match (kept, indexed(subject)) {
+                    (Some(kept), _) => Earlier::Known(kept.past.clone()),
+                    // Else the last one that is left would keep the whole file in memory.
+                    (None, Some((mark, packed))) if memory.is_writer => {
+                        Earlier::Indexed(mark, Bytes::copy_from_slice(packed))
+                    }
+                    (None, Some((mark, packed))) => Earlier::Indexed(mark, packed.clone()),
                     (None, None) => Earlier::Nothing,
                 };
                 (subject, earlier)
@@ -279,38 +263,20 @@ impl Looker {
             .collect();
         for (subject, read) in on_record.histories(&unread) {
             match read {
-                Ok(Read { history, mark }) => {
-                    let history = Arc::new(history);
-                    let indexed = subject.task().and_then(|id| index.get(&id));
-                    if mark.is_some() && mark != indexed.map(|(mark, _)| *mark) {
-                        memory.unindexed += 1;
-                    }
-                    if memory.is_writer {
-                        let past = Past {
-                            history: Kept::Whole(Arc::clone(&history)),
-                            mark,
-                            is_stale: false,
-                        };
-                        memory.histories.insert(subject, past);
-                    }
-                    if *history != History::default() {
-                        seen.histories.insert(subject, history);
-                    }
+                Ok(Read { past, mark }) => {
+                    let is_indexed = mark == indexed(subject).map(|(mark, _)| mark);
+                    memory.unindexed += usize::from(mark.is_some() && !is_indexed);
+                    memory.histories.insert(subject, Kept::new(past, mark));
                 }
                 Err(error) => seen.cannot_read(subject, chain(&error)),
             }
         }
-        for subject in &wanted {
-            if let Some(past) = memory.histories.get_mut(subject)
-                && !past.is_stale
-                && !past.history.is_empty()
-                && !seen.histories.contains_key(subject)
-            {
-                let history = past.history.history();
-                past.history = Kept::Whole(Arc::clone(&history));
-                seen.histories.insert(*subject, history);
-            }
-        }
+        let found = wanted.iter().filter_map(|subject| {
+            let kept = memory.histories.get(subject)?;
+            let is_told = !kept.is_stale && !kept.past.is_empty();
+            is_told.then(|| (*subject, kept.past.clone()))
+        });
+        seen.histories = found.collect();
         // Closed tasks leave the lists, and so the cache; at a narrower look, those that were asked about one by one. Those of queues that were
         // not asked are still open, as far as is known.
         if seen.coverage == Coverage::Everything {

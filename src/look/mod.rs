@@ -117,9 +117,9 @@ impl Looker {
         let stamps = self.memory.stamps.take();
         self.memory.vouched = None;
         self.processes(&mut seen, now)?;
+        let past = self.read_ahead(&seen);
         self.files(&mut seen, now);
         seen.controls = self.controls(now)?;
-        let past = self.read_ahead(&seen);
         self.ask(&mut seen, scope, now).await;
         self.pauses(&mut seen, now)?;
         self.folders(&mut seen);

@@ -150,14 +150,12 @@ impl<'a> Board<'a> {
                 Subject::Run(run) => run_holds.entry(*run).or_default().push(hold),
             }
         }
-        let starts: Vec<RunSubject> = decision
-            .actions
-            .iter()
-            .filter_map(|action| match action {
-                Action::Launch(launch) => Some(launch.subject),
-                _ => None,
-            })
-            .collect();
+        let launches = decision.actions.iter().filter_map(|action| match action {
+            Action::Launch(launch) => launch.subject.task(),
+            _ => None,
+        });
+        // Whose launch it is, and its place among them.
+        let starts: BTreeMap<TaskId, usize> = launches.zip(0..).collect();
         let live: Vec<LiveRun> = seen
             .runs
             .iter()
@@ -206,49 +204,42 @@ impl<'a> Board<'a> {
         for live in &live {
             row(&live.run.dir.queue);
         }
-        let hold_of = |task: &Task| task_holds.get(&task.id).map(|(_, hold)| *hold);
         let mut unassigned = Vec::new();
+        // Of each queue, with what each task is sorted by.
+        let mut queued: BTreeMap<QueueName, Vec<_>> = BTreeMap::new();
         for task in seen.tasks.values() {
-            match task.queue() {
-                Some(queue) => row(&queue),
-                None => unassigned.push(Waiting {
+            let (place, hold) = task_holds.get(&task.id).copied().unzip();
+            let Some(queue) = task.queue() else {
+                unassigned.push(Waiting {
                     task,
                     kind: Kind::Waits,
-                    hold: hold_of(task),
-                }),
+                    hold,
+                });
+                continue;
+            };
+            let first = starts.get(&task.id);
+            let kind = kind(task, hold, first.is_some());
+            // Its row has its run, unless it was handed on already: then it waits in the other row for the run's end.
+            let is_running = running.get(&RunSubject::Task(task.id)) == Some(&queue);
+            let tasks = queued.entry(queue).or_default();
+            if !is_running {
+                let key = (kind, !needs_only_a_slot(hold), first, place);
+                tasks.push((key, Waiting { task, kind, hold }));
             }
+        }
+        for queue in queued.keys() {
+            row(queue);
         }
         for live in live {
             if let Some(row) = rows.get_mut(&live.run.dir.queue) {
                 row.runs.push(live);
             }
         }
-        for task in seen.tasks.values() {
-            let queue = task.queue();
-            // Its row has its run, unless it was handed on already: then it waits in the other row for the run's end.
-            let of_run = running.get(&RunSubject::Task(task.id));
-            if of_run.is_some() && of_run == queue.as_ref() {
-                continue;
+        for (queue, mut tasks) in queued {
+            tasks.sort_by_key(|(key, _)| *key);
+            if let Some(row) = rows.get_mut(&queue) {
+                row.tasks = tasks.into_iter().map(|(_, waiting)| waiting).collect();
             }
-            let Some(row) = queue.and_then(|queue| rows.get_mut(&queue)) else {
-                continue;
-            };
-            let hold = hold_of(task);
-            let does_start = starts.contains(&RunSubject::Task(task.id));
-            row.tasks.push(Waiting {
-                task,
-                kind: kind(task, hold, does_start),
-                hold,
-            });
-        }
-        for row in rows.values_mut() {
-            row.tasks.sort_by_key(|t| {
-                let place = task_holds.get(&t.task.id).map(|(n, _)| *n);
-                let first = starts
-                    .iter()
-                    .position(|s| *s == RunSubject::Task(t.task.id));
-                (t.kind, !needs_only_a_slot(t.hold), first, place)
-            });
         }
         let inbound = seen
             .inbound
@@ -344,18 +335,22 @@ fn odd(seen: &Snapshot) -> Vec<String> {
             ));
         }
     }
-    for task in seen.tasks.values() {
-        let earlier = seen
-            .histories
-            .get(&RunSubject::Task(task.id))
-            .map_or(0, |history| {
-                let is_earlier = |v: &&Arc<VerdictRecord>| {
-                    v.tasks
-                        .iter()
-                        .any(|t| t.key.id == task.id && t.key != task.key())
-                };
-                history.verdicts.iter().filter(is_earlier).count()
-            });
+    for (subject, history) in &seen.histories {
+        let Some((first, last)) = history.gist(*subject).born else {
+            continue;
+        };
+        let Some(task) = subject.task().and_then(|id| seen.tasks.get(&id)) else {
+            continue;
+        };
+        let born = task.key().created_at;
+        if (first, last) == (born, born) {
+            continue;
+        }
+        let is_earlier = |v: &&Arc<VerdictRecord>| {
+            let mut entries = v.tasks.iter();
+            entries.any(|t| t.key.id == task.id && t.key != task.key())
+        };
+        let earlier = history.verdicts.iter().filter(is_earlier).count();
         if earlier > 0 {
             odd.push(format!(
                 "#{}: {} of an earlier task with this number, not counted",

@@ -1,6 +1,6 @@
 //! Why something waits, in words, and the command that lifts it where there is one.
 
-use crate::core::model::{Leftover, Now, RunId, RunSubject, TaskId, Timestamp};
+use crate::core::model::{Leftover, Now, QueueName, RunId, RunSubject, Task, TaskId, Timestamp};
 use crate::core::verdict::Meaning;
 use crate::core::{Hold, Snapshot, Subject};
 use crate::view::text::{ago, clean, list, plural, unbroken, wait};
@@ -56,12 +56,6 @@ pub fn shared_words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) 
 }
 
 fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now: &Now) -> Words {
-    let queue = match subject {
-        Subject::Queue(queue) => Some(queue.clone()),
-        Subject::Task(id) => seen.tasks.get(id).and_then(|t| t.queue()),
-        _ => None,
-    };
-    let queue_name = queue.as_ref().map_or("QUEUE", |q| q.as_str());
     let in_time = |until: &Timestamp| wait(until.since(now.wall));
     let says = |verb: &str| Some(format!("calypso-watch {verb} {about}"));
 
@@ -89,10 +83,18 @@ fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now
             "its queue is paused".into(),
             Some(format!("calypso-watch resume {queue}")),
         ),
-        Hold::NoRecipe => (
-            format!("it is a person's queue (no recipes/{queue_name}.yaml)"),
-            None,
-        ),
+        Hold::NoRecipe => {
+            let queue = match subject {
+                Subject::Queue(queue) => Some(queue.clone()),
+                Subject::Task(id) => seen.tasks.get(id).and_then(Task::queue),
+                _ => None,
+            };
+            let name = queue.as_ref().map_or("QUEUE", QueueName::as_str);
+            (
+                format!("it is a person's queue (no recipes/{name}.yaml)"),
+                None,
+            )
+        }
         Hold::NoProgram { why } => (
             format!("{}; looked for again each minute", clean(why)),
             None,

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::core::layout::subject_dir;
 use crate::core::model::{Now, RunSubject, Timestamp};
-use crate::core::{Action, Decision, Hold, Launch, Mark, Snapshot, StopCause, Subject};
+use crate::core::{Action, Decision, Launch, Mark, Snapshot, StopCause, Subject};
 use crate::view::board::verdict_words;
 use crate::view::hold::{shared_words, words};
-use crate::view::status_json::HoldJson;
+use crate::view::status_json::{Held, HoldJson};
 use crate::view::text::{self, WIDTH, beside, clean, cut, list, shell_word, width};
 
 /// All that `plan` tells.
@@ -166,27 +166,20 @@ struct PlanJson<'a> {
     format: u32,
     launches: Vec<Value>,
     deeds: Vec<String>,
-    holds: Vec<Held<'a>>,
+    holds: Vec<WaitJson<'a>>,
     wake_at: Option<String>,
 }
 
-struct Held<'a>(&'a HoldJson<'a>, &'a (Subject, Hold));
-
-impl Serialize for Held<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let Self(holds, (subject, hold)) = self;
-        json!({ "subject": subject_json(subject), "hold": holds.value(subject, hold) })
-            .serialize(to)
-    }
+#[derive(Serialize)]
+struct WaitJson<'a> {
+    #[serde(serialize_with = "subject_json")]
+    subject: &'a Subject,
+    hold: Held<'a>,
 }
 
 /// `{launches: [{run, task, title, queue, attempt, stay, cause, provider, argv, error}], holds: [{subject, hold}], wake_at}`.
 pub fn plan_json(input: &PlanInput) -> String {
-    let holds = HoldJson {
-        seen: input.seen,
-        now: input.now,
-        time: input.time,
-    };
+    let holds = HoldJson::new(input.seen, input.now, input.time);
     let launches: Vec<Value> = (input.launches.iter())
         .map(|(launch, argv)| {
             json!({
@@ -205,18 +198,28 @@ pub fn plan_json(input: &PlanInput) -> String {
         })
         .collect();
     let deeds = input.decision.actions.iter().filter_map(deed);
-    let waits = input.decision.holds.iter();
+    let waits = input.decision.holds.iter().map(|(subject, hold)| {
+        let held = Held {
+            holds: &holds,
+            subject: subject.clone(),
+            hold,
+        };
+        WaitJson {
+            subject,
+            hold: held,
+        }
+    });
     text::json(&PlanJson {
         format: 1,
         launches,
         deeds: deeds.collect(),
-        holds: waits.map(|held| Held(&holds, held)).collect(),
+        holds: waits.collect(),
         wake_at: input.decision.wake_at.map(input.time),
     })
 }
 
 /// `{"task": 7}`, `{"queue": "coder"}`, `{"everything": true}` …
-fn subject_json(subject: &Subject) -> Value {
+fn subject_json<S: Serializer>(subject: &&Subject, to: S) -> Result<S::Ok, S::Error> {
     match subject {
         Subject::Everything => json!({ "everything": true }),
         Subject::Queue(queue) => json!({ "queue": queue }),
@@ -225,6 +228,7 @@ fn subject_json(subject: &Subject) -> Value {
         Subject::Inbound(key) => json!({ "inbound": key.name }),
         Subject::Run(run) => json!({ "run": run }),
     }
+    .serialize(to)
 }
 
 #[cfg(test)]

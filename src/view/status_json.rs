@@ -20,8 +20,11 @@
 //! | `today` | `runs`, `handed_on`, `done`, `failed`, `cost`, `start_p50_ms`, `start_p99_ms` |
 //! | `odd`, `warnings` | sentences |
 
+use std::cell::RefCell;
+
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::core::model::{Now, ProviderName, QueueName, TaskId, TaskStatus, Timestamp};
 use crate::core::record::VerdictRecord;
@@ -78,33 +81,65 @@ struct TaskJson<'a> {
     hold: Option<Held<'a>>,
 }
 
-/// The hold of a task, made into a [`Value`] while it is written.
-struct Held<'a> {
-    holds: &'a HoldJson<'a>,
-    task: TaskId,
-    hold: &'a Hold,
+/// A hold, written as it is met.
+pub(super) struct Held<'a> {
+    pub(super) holds: &'a HoldJson<'a>,
+    pub(super) subject: Subject,
+    pub(super) hold: &'a Hold,
 }
 
 impl Serialize for Held<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let subject = Subject::Task(self.task);
-        self.holds.value(&subject, self.hold).serialize(to)
+        let mut last = self.holds.last.borrow_mut();
+        // Thousands wait for the same, one after the other.
+        if last.as_ref().is_none_or(|(hold, _)| hold != self.hold) {
+            *last = Some((self.hold.clone(), self.holds.form(self.hold)));
+        }
+        let mut object = to.serialize_map(None)?;
+        for (key, value) in last.iter().flat_map(|(_, form)| form) {
+            object.serialize_entry(key, value)?;
+        }
+        object.serialize_entry("text", &self.holds.text(&self.subject, self.hold))?;
+        object.end()
     }
 }
 
 /// What a hold's object is made of.
 pub(super) struct HoldJson<'a> {
-    pub(super) seen: &'a Snapshot,
-    pub(super) now: &'a Now,
-    pub(super) time: &'a dyn Fn(Timestamp) -> String,
+    seen: &'a Snapshot,
+    now: &'a Now,
+    time: &'a dyn Fn(Timestamp) -> String,
+    /// The last one that was written.
+    last: RefCell<Option<(Hold, Map<String, Value>)>>,
 }
 
-impl HoldJson<'_> {
+impl<'a> HoldJson<'a> {
+    pub(super) fn new(
+        seen: &'a Snapshot,
+        now: &'a Now,
+        time: &'a dyn Fn(Timestamp) -> String,
+    ) -> Self {
+        Self {
+            seen,
+            now,
+            time,
+            last: RefCell::default(),
+        }
+    }
+
     /// The hold's own form, with its times written out, and its words.
     pub(super) fn value(&self, subject: &Subject, hold: &Hold) -> Value {
-        let mut value = json!(hold);
+        let mut form = self.form(hold);
+        form.insert("text".into(), self.text(subject, hold).into());
+        form.into()
+    }
+
+    fn form(&self, hold: &Hold) -> Map<String, Value> {
+        let Value::Object(mut form) = json!(hold) else {
+            unreachable!("an enum with a tag inside is an object");
+        };
         for key in ["since", "until"] {
-            let Some(time) = value.get_mut(key) else {
+            let Some(time) = form.get_mut(key) else {
                 continue;
             };
             let wall = time
@@ -114,19 +149,18 @@ impl HoldJson<'_> {
                 *time = json!((self.time)(Timestamp(wall)));
             }
         }
-        value["text"] = json!(hold_words(self.seen, subject, hold, self.now));
-        value
+        form
+    }
+
+    fn text(&self, subject: &Subject, hold: &Hold) -> String {
+        hold_words(self.seen, subject, hold, self.now)
     }
 }
 
 /// The object, as text; `input.time` should write UTC.
 pub fn status_json(input: &StatusInput) -> String {
     let board = Board::of(input.seen, input.decision, input.policy);
-    let holds = HoldJson {
-        seen: input.seen,
-        now: input.now,
-        time: input.time,
-    };
+    let holds = HoldJson::new(input.seen, input.now, input.time);
     let everything: Vec<Value> = board
         .everything
         .iter()
@@ -279,7 +313,7 @@ fn tasks<'a>(holds: &'a HoldJson, waiting: &'a [Waiting]) -> Vec<TaskJson<'a>> {
         kind: *kind,
         hold: hold.map(|hold| Held {
             holds,
-            task: task.id,
+            subject: Subject::Task(task.id),
             hold,
         }),
     };

@@ -104,11 +104,12 @@ fn harmless(c: char) -> char {
 /// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
 /// to a program that reads it.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
-    let text = serde_json::to_string_pretty(value).expect("string keys and plain values only");
-    let mut out = String::with_capacity(text.len() + 1);
+    let mut text = serde_json::to_string_pretty(value).expect("string keys and plain values only");
+    text.push('\n');
+    let mut out = String::new();
     let mut rest = text.as_str();
     // It stands in a text: JSON itself is made of plain characters.
-    while let Some(at) = rest.find(|c| c != '\n' && harmless(c) != c) {
+    while let Some(at) = odd_at(rest) {
         let (plain, from) = rest.split_at(at);
         out.push_str(plain);
         let mut chars = from.chars();
@@ -119,9 +120,25 @@ pub(super) fn json(value: &impl serde::Serialize) -> String {
         }
         rest = chars.as_str();
     }
+    if out.is_empty() {
+        return text;
+    }
     out.push_str(rest);
-    out.push('\n');
     out
+}
+
+/// Where the first character stands that is no line end and not harmless. Megabytes are looked through, byte by byte where they are plain.
+fn odd_at(text: &str) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let mut bytes = text.as_bytes()[at..].iter();
+        at += bytes.position(|byte| !matches!(byte, b' '..=b'~' | b'\n'))?;
+        let c = text[at..].chars().next()?;
+        if harmless(c) != c {
+            return Some(at);
+        }
+        at += c.len_utf8();
+    }
 }
 
 /// Columns `text` takes.

@@ -170,11 +170,7 @@ fn story(input: &WhyInput) -> String {
 /// `{task, title, status, queue, state, then, besides, holds, run, story: [{at, text}], start: {run, steps: [{step, at}]}}`.
 pub fn why_json(input: &WhyInput) -> String {
     let account = account(input);
-    let holds = HoldJson {
-        seen: input.seen,
-        now: input.now,
-        time: input.time,
-    };
+    let holds = HoldJson::new(input.seen, input.now, input.time);
     let found = found(input);
     let subject = Subject::Task(input.task);
     let told: Vec<Value> = (input.decision.holds.iter())

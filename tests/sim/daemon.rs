@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use calypso_watch::core::attention::{Attention, News};
 use calypso_watch::core::decide::carried_out;
+use calypso_watch::core::history::Past;
 use calypso_watch::core::model::{Moment, Now, ProcessId, RunId, RunSubject, TaskId};
 use calypso_watch::core::record::{Known, VerdictRecord};
 use calypso_watch::core::trust::Trust;
-use calypso_watch::core::{Decision, History, Snapshot, Tinytask};
+use calypso_watch::core::{Decision, Snapshot, Tinytask};
 use calypso_watch::look::Scope;
 
 use crate::planted::DEAF_TO_QUEUES;
@@ -31,7 +32,7 @@ pub(crate) struct Memory {
     pub(crate) swept: BTreeMap<RunId, u32>,
     pub(crate) leftovers: BTreeMap<RunId, Vec<ProcessId>>,
     pub(crate) rechecked: BTreeSet<TaskId>,
-    pub(crate) histories: BTreeMap<RunSubject, Arc<History>>,
+    pub(crate) histories: BTreeMap<RunSubject, Past>,
     pub(crate) subjects: Option<BTreeSet<RunSubject>>,
     pub(crate) recent: Option<Vec<Arc<VerdictRecord>>>,
 }

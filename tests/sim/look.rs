@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use calypso_watch::core::attention::Asked;
+use calypso_watch::core::history::Past;
 use calypso_watch::core::layout::RunDir;
 use calypso_watch::core::model::{
     Detail, FileKey, Leftover, Millis, Now, QueueName, RunState, RunSubject, Task, TaskId,
@@ -511,11 +512,12 @@ impl World {
             .chain([RunSubject::Inbound])
             .collect();
         for subject in wanted.intersection(subjects) {
-            let history = memory
-                .histories
-                .entry(*subject)
-                .or_insert_with(|| Arc::new(disk.past(*subject)));
-            seen.histories.insert(*subject, history.clone());
+            let past = memory.histories.entry(*subject).or_insert_with(|| {
+                let past = Past::from(disk.past(*subject));
+                // As what is taken from the index, or was not wanted for a minute.
+                past.repacked(*subject).unwrap_or(past)
+            });
+            seen.histories.insert(*subject, past.clone());
         }
         memory
             .histories

@@ -226,7 +226,7 @@ fn forgets_the_past(seen: &Snapshot, policy: &Policy, now: &Now) -> Decision {
     let mut seen = seen.clone();
     seen.recent.clear();
     for history in seen.histories.values_mut() {
-        Arc::make_mut(history).verdicts.clear();
+        history.make_mut().verdicts.clear();
     }
     for run in &mut seen.runs {
         if let Some(spec) = &mut run.spec {

@@ -35,7 +35,7 @@ pub fn carried_out(seen: &mut Snapshot, decision: &Decision, now: &Now) -> bool 
         let own = verdict.run.subject;
         let touched = verdict.tasks.iter().map(|t| RunSubject::Task(t.key.id));
         for subject in touched.filter(|subject| *subject != own).chain([own]) {
-            let history = Arc::make_mut(seen.histories.entry(subject).or_default());
+            let history = seen.histories.entry(subject).or_default().make_mut();
             // A power cut may have left a run to be judged after later ones.
             let known = std::mem::take(&mut history.verdicts);
             let all = known.into_iter().chain([Arc::clone(&verdict)]);

@@ -1,7 +1,5 @@
 //! Is the decision right? One sentence a test.
 
-use std::sync::Arc;
-
 use crate::core::decide::{carried_out, decide};
 use crate::core::given::{
     World, agent_alive, attempt, before, deed, ended, failure, file, given, id, key, left_lying,
@@ -445,7 +443,7 @@ fn somebodys_own_run_has_its_task_and_its_queues_slot() {
     .at(0)
     .then(["release 1 from 900"]);
     given(younger.but(|seen| {
-        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
+        let history = seen.histories.entry(subject(1)).or_default().make_mut();
         history.marks.released = vec![process(900)];
     }))
     .at(0)
@@ -724,7 +722,7 @@ fn after_max_attempts_a_task_is_parked_until_something_about_it_changes() {
         .at(0)
         .then(launched);
     given(parked().but(|seen| {
-        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
+        let history = seen.histories.entry(subject(1)).or_default().make_mut();
         history.marks.retried_after = 3;
     }))
     .at(0)
@@ -760,7 +758,7 @@ fn ping_pong_between_queues_ends_at_the_cap_until_a_person_says_retry() {
         .then([])
         .holds_task(1, Hold::TooManyRuns { runs: 4 });
     let retried = base.but(|seen| {
-        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
+        let history = seen.histories.entry(subject(1)).or_default().make_mut();
         history.marks = Marks {
             retried_after: 4,
             ..Marks::default()
@@ -786,7 +784,7 @@ fn a_run_that_a_person_stopped_is_not_started_again_before_retry() {
             .then([])
             .holds_task(1, Hold::StoppedByPerson { run: run_id("1/1") });
         let retried = world.but(|seen| {
-            let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
+            let history = seen.histories.entry(subject(1)).or_default().make_mut();
             history.marks.retried_after = 1;
         });
         given(retried).at(0).then(["launch 1/2 coder"]);
@@ -1025,7 +1023,11 @@ fn dispatched_but_not_moved_is_never_dispatched_again() {
     let edited = world.clone().but(|seen| seen.inbound[0].key.modified = 5);
     given(edited).at(0).then(["launch inbound/2 dispatcher"]);
     let retried = world.but(|seen| {
-        let history = Arc::make_mut(seen.histories.entry(RunSubject::Inbound).or_default());
+        let history = seen
+            .histories
+            .entry(RunSubject::Inbound)
+            .or_default()
+            .make_mut();
         history.marks.retried_after = 1;
     });
     given(retried).at(0).then(["launch inbound/2 dispatcher"]);
@@ -1163,7 +1165,7 @@ fn a_run_that_lived_while_a_person_said_retry_parks_nothing() {
     given(third()).at(0).then(parks);
     let judges = "judge 1/3: #1 no progress";
     let said = third().but(|seen| {
-        let history = Arc::make_mut(seen.histories.entry(subject(1)).or_default());
+        let history = seen.histories.entry(subject(1)).or_default().make_mut();
         history.marks.retried_after = 3;
     });
     given(said).at(0).then([judges]);

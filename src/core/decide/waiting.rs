@@ -287,13 +287,12 @@ impl<'a> Deciding<'a> {
             Some(Detail::Found(found)) => Some(found),
             _ => None,
         };
-        let standing = self.standing(
-            task.key(),
-            &queue,
-            Some(task),
-            detail.map(|d| d.last_comment),
-        );
+        // Asked for where nothing else keeps the task waiting: its past has to be unpacked for it.
+        let last_comment = detail.map(|d| d.last_comment);
+        let standing =
+            |deciding: &Self| deciding.standing(task.key(), &queue, Some(task), last_comment);
         if task.status == TaskStatus::Working {
+            let standing = standing(self);
             let is_parent = parents.contains_key(&task.id);
             return Err(self.working_hold(task, &queue, &standing, is_parent));
         }
@@ -317,6 +316,7 @@ impl<'a> Deciding<'a> {
                 task: task.blocked_by,
             });
         }
+        let standing = standing(self);
         if let Some(hold) = standing.hold(self.policy, self.now) {
             return Err(hold);
         }

@@ -4,16 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use camino::Utf8Path;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{
-    CLEARED, Error, Mark, Packed, RECORD_LIMIT, io_error, make_dirs, names, read_marks,
-    read_verdict, remove, settle_cleared,
+    CLEARED, Error, Mark, RECORD_LIMIT, io_error, make_dirs, names, read_marks, read_verdict,
+    remove, settle_cleared,
 };
 use crate::core::History;
-use crate::core::history::in_order;
+use crate::core::history::{Past, in_order};
 use crate::core::layout::{Layout, MARKS, RunDir, parse_subject_dir, subject_dir};
 use crate::core::model::{Millis, Moment, RunId, RunSubject, TaskId, Timestamp};
 use crate::core::record::{FORMAT, FileVerdict, Verdict, VerdictRecord};
@@ -106,9 +107,9 @@ impl<'a> Recorded<'a> {
     /// cores: each is a handful of system calls.
     pub fn histories(
         &self,
-        subjects: &[(RunSubject, Earlier<'_>)],
+        subjects: &[(RunSubject, Earlier)],
     ) -> Vec<(RunSubject, Result<Read, Error>)> {
-        let read = |(subject, earlier): &(RunSubject, Earlier<'_>)| {
+        let read = |(subject, earlier): &(RunSubject, Earlier)| {
             (*subject, self.history(*subject, earlier))
         };
         if subjects.len() <= SHARE {
@@ -138,7 +139,7 @@ impl<'a> Recorded<'a> {
         })
     }
 
-    fn history(&self, subject: RunSubject, earlier: &Earlier<'_>) -> Result<Read, Error> {
+    fn history(&self, subject: RunSubject, earlier: &Earlier) -> Result<Read, Error> {
         let Some(runs) = &self.runs else {
             return Ok(Read::default());
         };
@@ -148,9 +149,9 @@ impl<'a> Recorded<'a> {
         let mark = stamp.as_ref().map(Mark::of);
         if let Earlier::Indexed(indexed, packed) = earlier
             && Some(*indexed) == mark
-            && let Some(history) = packed.unpack()
         {
-            return Ok(Read { history, mark });
+            let past = Past::from_packed(packed.clone());
+            return Ok(Read { past, mark });
         }
         let path = self.layout.subject_runs(subject);
         let folder = match runs.below(&name) {
@@ -168,8 +169,8 @@ impl<'a> Recorded<'a> {
             Ok(verdict.map(Arc::new))
         };
         let known: HashMap<RunId, &Arc<VerdictRecord>> = match earlier {
-            Earlier::Known(history) => {
-                let verdicts = history.verdicts.iter();
+            Earlier::Known(past) => {
+                let verdicts = past.verdicts.iter();
                 verdicts.map(|verdict| (verdict.run, verdict)).collect()
             }
             Earlier::Indexed(..) | Earlier::Nothing => HashMap::new(),
@@ -203,34 +204,36 @@ impl<'a> Recorded<'a> {
             marks: marks.unwrap_or_default(),
             last_run,
         };
-        let mark = mark.filter(|_| is_settled);
-        Ok(Read { history, mark })
+        Ok(Read {
+            past: history.into(),
+            mark: mark.filter(|_| is_settled),
+        })
     }
 }
 
 /// What was known of a subject's history before it is read.
 #[derive(Debug)]
-pub enum Earlier<'a> {
+pub enum Earlier {
     Nothing,
     /// A verdict is written once, so only those that are not in it are read.
-    Known(Arc<History>),
+    Known(Past),
     /// By the index, which may be older than what has happened since.
-    Indexed(Mark, &'a Packed),
+    Indexed(Mark, Bytes),
 }
 
 /// A subject's history.
 #[derive(Debug, Default)]
 pub struct Read {
-    pub history: History,
+    pub past: Past,
     /// As long as the folder of its runs is as it was, nothing is added: for the index. None where that cannot be told.
     pub mark: Option<Mark>,
 }
 
 /// Verdicts of a subject's own runs and of others' that touched it, oldest first; marks; the highest run number there is. Empty where
 /// nothing is on record.
-pub fn history(layout: &Layout, subject: RunSubject) -> Result<History, Error> {
+pub fn history(layout: &Layout, subject: RunSubject) -> Result<Past, Error> {
     let read = Recorded::open(layout)?.history(subject, &Earlier::Nothing)?;
-    Ok(read.history)
+    Ok(read.past)
 }
 
 fn is_link_name(name: &str) -> bool {

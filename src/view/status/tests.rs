@@ -161,7 +161,11 @@ fn crowd() -> Scene {
         put_back: false,
     });
     for record in [&failed, &parked] {
-        let history = Arc::make_mut(seen.histories.entry(record.run.subject).or_default());
+        let history = seen
+            .histories
+            .entry(record.run.subject)
+            .or_default()
+            .make_mut();
         history.verdicts.push(Arc::new(record.clone()));
         history.last_run = record.run.number;
     }

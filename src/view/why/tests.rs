@@ -59,7 +59,11 @@ fn scene() -> Snapshot {
         class: FailureClass::Task,
         reason: "made no progress".into(),
     });
-    let history = Arc::make_mut(seen.histories.entry(failed.run.subject).or_default());
+    let history = seen
+        .histories
+        .entry(failed.run.subject)
+        .or_default()
+        .make_mut();
     history.verdicts.push(Arc::new(failed));
     history.last_run = 1;
     seen.details.insert(id(8), Detail::NotFound);

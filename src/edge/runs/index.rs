@@ -1,5 +1,4 @@
-//! Histories in few bytes, and `.calypso/index`: those of the open tasks, so that whoever starts reads a record only where something
-//! happened since.
+//! `.calypso/index`: the past of the open tasks, packed, so that whoever starts reads a record only where something happened since.
 //!
 //! The index is a cache and never the truth. An entry counts as long as the folder of its subject's runs is as it was before that was
 //! read. A run that begins, one that touched the subject, and a person's word each make or replace a name in that folder, and the
@@ -13,61 +12,19 @@
 use std::collections::BTreeMap;
 use std::hash::Hasher as _;
 
+use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
 use super::Error;
-use crate::core::History;
+use crate::core::history::Past;
 use crate::core::layout::Layout;
 use crate::core::model::{RunSubject, TaskId};
-use crate::core::record::{Marks, VerdictRecord};
 use crate::edge::files::{self, Durability, Stamp};
 
 /// An index beyond this size is none: that of a hundred thousand tasks has a quarter of it.
 const LARGEST: u64 = 128 << 20;
 /// What an index begins with, before its digest.
 const MAGIC: &[u8; 16] = b"calypso index 1\n";
-
-/// The past of one subject, as postcard writes it.
-#[derive(Debug, Clone)]
-pub struct Packed(Box<[u8]>);
-
-impl Packed {
-    /// Of this history.
-    pub fn of(history: &History) -> Self {
-        if *history == History::default() {
-            return Self(Box::default());
-        }
-        let verdicts: Vec<&VerdictRecord> = history.verdicts.iter().map(AsRef::as_ref).collect();
-        let whole = (verdicts, &history.marks, history.last_run);
-        // Into memory, and of shapes that have no maps and no floats in keys.
-        let bytes = postcard::to_allocvec(&whole).expect("a history can be written");
-        Self(bytes.into())
-    }
-
-    /// Nothing is on record.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Bytes.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// `None`: another version of this program wrote it.
-    pub fn unpack(&self) -> Option<History> {
-        if self.is_empty() {
-            return Some(History::default());
-        }
-        let (verdicts, marks, last_run): (Vec<VerdictRecord>, Marks, u32) =
-            postcard::from_bytes(&self.0).ok()?;
-        Some(History {
-            verdicts: verdicts.into_iter().map(Into::into).collect(),
-            marks,
-            last_run,
-        })
-    }
-}
 
 /// The folder of a subject's runs as it was before it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,28 +41,29 @@ impl Mark {
     }
 }
 
-/// What the index tells of each task.
-pub type Index = BTreeMap<TaskId, (Mark, Packed)>;
+/// What the index tells of each task: its past, packed.
+pub type Index = BTreeMap<TaskId, (Mark, Bytes)>;
 
-/// The index; an empty one where there is none that counts.
+/// The index; an empty one where there is none that counts. Its pasts share the memory of the file.
 pub fn read_index(layout: &Layout) -> Index {
     let bytes = files::read_bounded(&layout.index(), LARGEST).unwrap_or_default();
-    parse(&bytes).unwrap_or_default()
+    parse(&bytes.into()).unwrap_or_default()
 }
 
 /// Replaces the index.
-pub fn write_index(
+pub fn write_index<'a>(
     layout: &Layout,
-    entries: impl Iterator<Item = (RunSubject, Mark, Packed)>,
+    entries: impl Iterator<Item = (RunSubject, Mark, &'a Past)>,
 ) -> Result<(), Error> {
     let mut body = version().to_le_bytes().to_vec();
-    for (subject, mark, packed) in entries {
+    for (subject, mark, past) in entries {
         let Some(id) = subject.task() else { continue };
+        let packed = past.packed(subject);
         body.extend(id.number().to_le_bytes());
         body.extend(mark.inode.to_le_bytes());
         body.extend(mark.changed.to_le_bytes());
         body.extend((packed.len() as u64).to_le_bytes());
-        body.extend(&packed.0);
+        body.extend(&*packed);
     }
     let mut bytes = MAGIC.to_vec();
     bytes.extend(digest(&body).to_le_bytes());
@@ -114,13 +72,13 @@ pub fn write_index(
     files::replace(&path, &bytes, 0o644, Durability::Crash).map_err(super::io_error("write", &path))
 }
 
-fn parse(bytes: &[u8]) -> Option<Index> {
+fn parse(bytes: &Bytes) -> Option<Index> {
     let mut rest = bytes.strip_prefix(MAGIC)?;
     let digest_told = number(&mut rest)?;
     if digest(rest) != digest_told || number(&mut rest)? != version() {
         return None;
     }
-    let mut index = Index::new();
+    let mut entries = Vec::new();
     while !rest.is_empty() {
         let id = TaskId::try_from(number(&mut rest)?.cast_signed()).ok()?;
         let mark = Mark {
@@ -129,10 +87,10 @@ fn parse(bytes: &[u8]) -> Option<Index> {
         };
         let length = usize::try_from(number(&mut rest)?).ok()?;
         let (packed, others) = rest.split_at_checked(length)?;
-        index.insert(id, (mark, Packed(packed.into())));
+        entries.push((id, (mark, bytes.slice_ref(packed))));
         rest = others;
     }
-    Some(index)
+    Some(entries.into_iter().collect())
 }
 
 fn number(rest: &mut &[u8]) -> Option<u64> {
@@ -163,9 +121,10 @@ mod tests {
 
     use super::super::{Earlier, Read, Recorded};
     use super::*;
+    use crate::core::History;
     use crate::core::given::{id, record};
     use crate::core::layout::RunDir;
-    use crate::core::record::Verdict;
+    use crate::core::record::{Marks, Verdict, VerdictRecord};
     use crate::edge::clock;
 
     fn history() -> History {
@@ -189,23 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_the_same_after_it_was_packed() {
-        let packed = Packed::of(&history());
-        assert_eq!(packed.unpack(), Some(history()));
-        assert!(packed.len() < 1000, "{}", packed.len());
-        let none = Packed::of(&History::default());
-        assert!(none.is_empty());
-        assert_eq!(none.unpack(), Some(History::default()));
-    }
-
-    #[test]
     fn an_index_is_read_as_it_was_written_and_a_torn_one_is_none() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let base = camino::Utf8Path::from_path(dir.path()).expect("UTF-8");
         let layout = Layout::new(base);
         std::fs::create_dir(layout.state()).expect("a folder");
         assert!(read_index(&layout).is_empty());
-        let packed = Packed::of(&history());
+        let past = Past::from(history());
         let mark = Mark {
             inode: 5,
             changed: -3,
@@ -215,23 +164,22 @@ mod tests {
             RunSubject::Inbound,
             RunSubject::Task(id(8)),
         ];
-        let entries = entries
-            .into_iter()
-            .map(|subject| (subject, mark, packed.clone()));
+        let entries = entries.into_iter().map(|subject| (subject, mark, &past));
         write_index(&layout, entries).expect("written");
         let index = read_index(&layout);
         assert_eq!(index.keys().copied().collect::<Vec<_>>(), [id(7), id(8)]);
         assert_eq!(index[&id(7)].0, mark);
-        assert_eq!(index[&id(7)].1.unpack(), Some(history()));
+        assert_eq!(*Past::from_packed(index[&id(7)].1.clone()), history());
 
         let whole = std::fs::read(layout.index()).expect("it is there");
         for length in 0..whole.len() {
-            assert!(parse(&whole[..length]).is_none(), "{length} bytes");
+            let torn = Bytes::copy_from_slice(&whole[..length]);
+            assert!(parse(&torn).is_none(), "{length} bytes");
         }
         for place in 0..whole.len() {
             let mut other = whole.clone();
             other[place] ^= 1;
-            assert!(parse(&other).is_none(), "byte {place}");
+            assert!(parse(&other.into()).is_none(), "byte {place}");
         }
     }
 
@@ -246,7 +194,7 @@ mod tests {
     }
 
     /// Task 7's, once its folder is old enough to be told by its times.
-    fn read(layout: &Layout, earlier: &dyn Fn() -> Earlier<'static>) -> Read {
+    fn read(layout: &Layout, earlier: &dyn Fn() -> Earlier) -> Read {
         let began = clock::monotonic();
         loop {
             let recorded = Recorded::open(layout).expect("runs/");
@@ -270,12 +218,14 @@ mod tests {
         };
         write_run(&layout, first);
         let before = read(&layout, &|| Earlier::Nothing);
-        assert_eq!(before.history.verdicts, [Arc::clone(first)]);
+        assert_eq!(before.past.verdicts, [Arc::clone(first)]);
         let mark = before.mark.expect("told by its times");
         // Another history, to see which of the two is believed.
-        let packed: &'static Packed = Box::leak(Box::new(Packed::of(&history())));
-        let indexed = || Earlier::Indexed(mark, packed);
-        assert_eq!(read(&layout, &indexed).history, history());
+        let packed = Past::from(history())
+            .packed(RunSubject::Task(id(7)))
+            .into_owned();
+        let indexed = || Earlier::Indexed(mark, packed.clone().into());
+        assert_eq!(*read(&layout, &indexed).past, history());
 
         // A run begins: its verdict is still to come, so this is nothing for an index.
         let subject = layout.subject_runs(RunSubject::Task(id(7)));
@@ -285,11 +235,11 @@ mod tests {
         let Ok(now) = &now[0].1 else {
             panic!("{now:?}");
         };
-        assert_eq!((now.history.verdicts.len(), now.history.last_run), (1, 2));
+        assert_eq!((now.past.verdicts.len(), now.past.last_run), (1, 2));
         assert_eq!(now.mark, None);
         write_run(&layout, second);
         let now = read(&layout, &indexed);
-        assert_eq!(now.history.verdicts, history().verdicts);
+        assert_eq!(now.past.verdicts, history().verdicts);
         assert!(now.mark.is_some_and(|now| now != mark));
     }
 }

@@ -60,7 +60,7 @@ impl Looker {
                 seen.coverage = Coverage::Everything;
                 match self.read_past_the_server(tinytask).await.map_err(error)? {
                     Some(tasks) => tasks,
-                    None => tinytask.open_tasks().await.map_err(error)?,
+                    None => open_by_id(tinytask.open_tasks().await.map_err(error)?),
                 }
             }
             Scope::Queues(asked) => {
@@ -89,15 +89,11 @@ impl Looker {
                 for answer in answers {
                     tasks.extend(answer.map_err(error)?);
                 }
-                tasks
+                open_by_id(tasks)
             }
         };
         let is_whole = *scope == Scope::Everything;
-        seen.tasks = tasks
-            .into_iter()
-            .filter(Task::is_open)
-            .map(|task| (task.id, task))
-            .collect();
+        seen.tasks = tasks;
         let in_queue = |queue: &QueueName, id: TaskId| {
             seen.tasks
                 .get(&id)
@@ -179,7 +175,7 @@ impl Looker {
     async fn read_past_the_server(
         &self,
         tinytask: &tinytask::Tinytask,
-    ) -> Result<Option<Vec<Task>>, tinytask::Error> {
+    ) -> Result<Option<BTreeMap<TaskId, Task>>, tinytask::Error> {
         let db = self.server.db.clone();
         let Some(db) = db.filter(|_| self.server.is_builtin && !self.memory.is_writer) else {
             return Ok(None);
@@ -196,7 +192,7 @@ impl Looker {
         };
         let read = read.ok().and_then(Result::ok);
         Ok(read.filter(|tasks| {
-            let found = tasks.iter().find(|task| task.id == newest.id);
+            let found = tasks.get(&newest.id);
             said.key() == newest && found == Some(&said).filter(|task| task.is_open())
         }))
     }
@@ -358,6 +354,11 @@ impl Looker {
             });
         }
     }
+}
+
+fn open_by_id(tasks: Vec<Task>) -> BTreeMap<TaskId, Task> {
+    let open = tasks.into_iter().filter(Task::is_open);
+    open.map(|task| (task.id, task)).collect()
 }
 
 /// The one task that a run is about; none for an inbound run.

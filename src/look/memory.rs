@@ -153,11 +153,20 @@ impl Memory {
 }
 
 /// See [`Looker::read_ahead`].
-type Ahead = Vec<(RunSubject, Result<Read, runs::Error>)>;
+#[derive(Default)]
+pub(super) struct Ahead {
+    pasts: Vec<(RunSubject, Result<Read, runs::Error>)>,
+    recent: Option<Vec<Arc<VerdictRecord>>>,
+}
+
+fn recent(layout: &Layout) -> Result<Vec<Arc<VerdictRecord>>, runs::Error> {
+    let recent = runs::recent(layout, RECENT)?;
+    Ok(recent.into_iter().map(Arc::new).collect())
+}
 
 impl Looker {
-    /// The past of the tasks that the index tells of, read while tinytask is asked which of them are open: for whoever only looks, and so
-    /// has none in memory.
+    /// The last verdicts, and the past of the tasks that the index tells of, read while tinytask is asked which of them are open: for
+    /// whoever only looks, and so has none in memory.
     ///
     /// Interleaving survived: a verdict is written between this reading and tinytask's answer. The next look shows it.
     pub(super) fn read_ahead(&self, seen: &Snapshot) -> impl Future<Output = Ahead> + use<> {
@@ -171,8 +180,11 @@ impl Looker {
             let told: Vec<_> = told
                 .filter(|(subject, _)| !live.contains(subject))
                 .collect();
-            let read = runs::Recorded::open(&layout).map(|on_record| on_record.histories(&told));
-            read.unwrap_or_default()
+            let pasts = runs::Recorded::open(&layout).map(|on_record| on_record.histories(&told));
+            Ahead {
+                pasts: pasts.unwrap_or_default(),
+                recent: recent(&layout).ok(),
+            }
         };
         let reading = (!self.memory.is_writer).then(|| tokio::task::spawn_blocking(read));
         async {
@@ -186,19 +198,16 @@ impl Looker {
     pub(super) fn histories(&mut self, seen: &mut Snapshot, ahead: Ahead) -> Result<(), Error> {
         let memory = &mut self.memory;
         if !memory.is_writer {
-            memory.histories.clear();
-            memory.recent = None;
-        }
-        // What could not be read then is read once more, and told.
-        memory
-            .histories
-            .extend(ahead.into_iter().filter_map(|(subject, read)| {
+            // What could not be read then is read once more, and told.
+            let pasts = ahead.pasts.into_iter().filter_map(|(subject, read)| {
                 let Read { past, mark } = read.ok()?;
                 Some((subject, Kept::new(past, mark)))
-            }));
+            });
+            memory.histories = pasts.collect();
+            memory.recent = ahead.recent;
+        }
         if memory.recent.is_none() {
-            let recent = runs::recent(&self.layout, RECENT)?;
-            memory.recent = Some(recent.into_iter().map(Arc::new).collect());
+            memory.recent = Some(recent(&self.layout)?);
         }
         seen.recent = memory.recent.clone().unwrap_or_default();
         let tasks = seen
@@ -279,7 +288,7 @@ impl Looker {
         seen.histories = found.collect();
         // Closed tasks leave the lists, and so the cache; at a narrower look, those that were asked about one by one. Those of queues that were
         // not asked are still open, as far as is known.
-        if seen.coverage == Coverage::Everything {
+        if memory.is_writer && seen.coverage == Coverage::Everything {
             memory
                 .histories
                 .retain(|subject, _| wanted.contains(subject));

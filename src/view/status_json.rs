@@ -26,8 +26,10 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use crate::core::model::{Now, ProviderName, QueueName, TaskId, TaskStatus, Timestamp};
-use crate::core::record::VerdictRecord;
+use crate::core::model::{
+    Millis, Moment, Now, Outcome, ProviderName, QueueName, RunId, TaskId, TaskStatus, Timestamp,
+};
+use crate::core::record::{Failure, TaskVerdict, Verdict, VerdictRecord};
 use crate::core::{Hold, InboundState, Snapshot, Subject, Tinytask};
 use crate::view::board::{
     Board, Kind, LiveRun, Row, Waiting, doubtful, verdict_subject, verdict_words,
@@ -36,7 +38,7 @@ use crate::view::hold_words;
 use crate::view::status::{Daemon, StatusInput};
 use crate::view::text;
 
-/// The object. What there are thousands of, tasks and their holds, is written as it is met, and never held as a [`Value`].
+/// The object. What there are hundreds or thousands of, verdicts, tasks and their holds, is never held as a [`Value`].
 #[derive(Serialize)]
 struct StatusJson<'a> {
     format: u32,
@@ -49,7 +51,7 @@ struct StatusJson<'a> {
     queues: Vec<QueueJson<'a>>,
     unassigned: Vec<TaskJson<'a>>,
     inbound: Vec<Value>,
-    last: Vec<Value>,
+    last: Vec<VerdictJson<'a>>,
     today: Value,
     odd: &'a [String],
     warnings: &'a [String],
@@ -79,6 +81,32 @@ struct TaskJson<'a> {
     priority: f64,
     kind: Kind,
     hold: Option<Held<'a>>,
+}
+
+#[derive(Serialize)]
+struct VerdictJson<'a> {
+    run: RunId,
+    title: Option<&'a str>,
+    queue: &'a QueueName,
+    attempt: u32,
+    outcome: &'a Outcome,
+    verdicts: Vec<ToldTask<'a>>,
+    files_left: Vec<&'a str>,
+    failure: Option<&'a Failure>,
+    late: bool,
+    started: Option<String>,
+    ended: Option<String>,
+    judged: String,
+    took_ms: Option<Millis>,
+    tokens: Option<u64>,
+    cost: Option<f64>,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct ToldTask<'a> {
+    task: TaskId,
+    verdict: &'a Verdict,
 }
 
 /// A hold, written as it is met.
@@ -320,34 +348,35 @@ fn tasks<'a>(holds: &'a HoldJson, waiting: &'a [Waiting]) -> Vec<TaskJson<'a>> {
     waiting.iter().map(task).collect()
 }
 
-fn verdict(input: &StatusInput, record: &VerdictRecord) -> Value {
-    let time = |at: Option<&crate::core::model::Moment>| at.map(|at| (input.time)(at.wall));
-    let verdicts: Vec<Value> = record
-        .tasks
-        .iter()
-        .map(|t| json!({ "task": t.key.id, "verdict": t.verdict }))
-        .collect();
-    let took = record
-        .started
-        .as_ref()
-        .zip(record.ended.as_ref())
-        .map(|(from, to)| to.wall.since(from.wall));
-    json!({
-        "run": record.run,
-        "title": record.title,
-        "queue": record.queue,
-        "attempt": record.attempt,
-        "outcome": record.outcome,
-        "verdicts": verdicts,
-        "files_left": record.files.iter().filter(|f| f.left).map(|f| &f.file.name).collect::<Vec<_>>(),
-        "failure": record.failure,
-        "late": record.late,
-        "started": time(record.started.as_ref()),
-        "ended": time(record.ended.as_ref()),
-        "judged": time(Some(&record.judged)),
-        "took_ms": took,
-        "tokens": record.tokens,
-        "cost": record.cost,
-        "text": format!("{} {} {}", verdict_subject(record), record.queue, verdict_words(record)),
-    })
+fn verdict<'a>(input: &StatusInput, record: &'a VerdictRecord) -> VerdictJson<'a> {
+    let time = |at: &Moment| (input.time)(at.wall);
+    let told = |entry: &'a TaskVerdict| ToldTask {
+        task: entry.key.id,
+        verdict: &entry.verdict,
+    };
+    let left = record.files.iter().filter(|file| file.left);
+    let span = record.started.as_ref().zip(record.ended.as_ref());
+    VerdictJson {
+        run: record.run,
+        title: record.title.as_deref(),
+        queue: &record.queue,
+        attempt: record.attempt,
+        outcome: &record.outcome,
+        verdicts: record.tasks.iter().map(told).collect(),
+        files_left: left.map(|file| file.file.name.as_str()).collect(),
+        failure: record.failure.as_ref(),
+        late: record.late,
+        started: record.started.as_ref().map(time),
+        ended: record.ended.as_ref().map(time),
+        judged: time(&record.judged),
+        took_ms: span.map(|(from, to)| to.wall.since(from.wall)),
+        tokens: record.tokens,
+        cost: record.cost,
+        text: format!(
+            "{} {} {}",
+            verdict_subject(record),
+            record.queue,
+            verdict_words(record)
+        ),
+    }
 }

@@ -4,6 +4,7 @@
 //! first sign of anything unexpected, which is every error here.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -11,7 +12,7 @@ use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, Error, OpenFlags, Result, Row};
 
 use super::wire;
-use crate::core::model::{Task, TaskStatus, Text};
+use crate::core::model::{Task, TaskId, TaskStatus, Text};
 
 /// Enough for the pages of one reading; the default of 2 MB would stay with us.
 const CACHE_KIB: i64 = 512;
@@ -43,18 +44,18 @@ pub(super) fn open(path: &Utf8Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// All open tasks as of one moment, in any order.
+/// All open tasks as of one moment.
 ///
 /// # Errors
 /// It is not there, not of the second generation, or has anything in it that the server's answers would show otherwise.
-pub fn open_tasks(path: &Utf8Path) -> Result<Vec<Task>> {
+pub fn open_tasks(path: &Utf8Path) -> Result<BTreeMap<TaskId, Task>> {
     let connection = open(path)?;
     let mut statement = connection.prepare(OPEN_TASKS)?;
     let mut rows = statement.query([])?;
-    let mut tasks = Vec::new();
+    let mut tasks = BTreeMap::new();
     while let Some(row) = rows.next()? {
-        let task = read(row)?.into_task();
-        tasks.push(task.map_err(|_| Error::InvalidQuery)?);
+        let task = read(row)?.into_task().map_err(|_| Error::InvalidQuery)?;
+        tasks.insert(task.id, task);
     }
     Ok(tasks)
 }

@@ -1,5 +1,8 @@
 //! Words and widths: times, numbers, foreign text made harmless, lines cut and wrapped by the columns they take.
 
+use std::io::{self, Write};
+
+use serde_json::ser::Formatter;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::core::model::Millis;
@@ -104,8 +107,11 @@ fn harmless(c: char) -> char {
 /// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
 /// to a program that reads it.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
-    let mut text = serde_json::to_string_pretty(value).expect("string keys and plain values only");
-    text.push('\n');
+    let mut text = Vec::new();
+    let mut to = serde_json::Serializer::with_formatter(&mut text, Lines::default());
+    (value.serialize(&mut to)).expect("string keys and plain values only");
+    text.push(b'\n');
+    let text = String::from_utf8(text).expect("JSON is UTF-8");
     let mut out = String::new();
     let mut rest = text.as_str();
     // It stands in a text: JSON itself is made of plain characters.
@@ -125,6 +131,71 @@ pub(super) fn json(value: &impl serde::Serialize) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// As serde_json's own formatter of several lines, but a line begins with one write and not with one for each step of its indentation.
+#[derive(Default)]
+struct Lines {
+    depth: usize,
+    has_value: bool,
+}
+
+impl Lines {
+    fn begin<W: ?Sized + Write>(&mut self, to: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        self.has_value = false;
+        to.write_all(bracket)
+    }
+
+    fn end<W: ?Sized + Write>(&mut self, to: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        if self.has_value {
+            self.line(to, true)?;
+        }
+        to.write_all(bracket)
+    }
+
+    fn line<W: ?Sized + Write>(&self, to: &mut W, is_first: bool) -> io::Result<()> {
+        const BEGINNING: &[u8; 34] = b",\n                                ";
+        let (from, length) = (usize::from(is_first), 2 + 2 * self.depth);
+        to.write_all(&BEGINNING[from..length.min(BEGINNING.len())])?;
+        for _ in BEGINNING.len()..length {
+            to.write_all(b" ")?;
+        }
+        Ok(())
+    }
+}
+
+impl Formatter for Lines {
+    fn begin_array<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
+        self.begin(to, b"[")
+    }
+    fn end_array<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
+        self.end(to, b"]")
+    }
+    fn begin_array_value<W: ?Sized + Write>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        self.line(to, first)
+    }
+    fn end_array_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.has_value = true;
+        Ok(())
+    }
+    fn begin_object<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
+        self.begin(to, b"{")
+    }
+    fn end_object<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
+        self.end(to, b"}")
+    }
+    fn begin_object_key<W: ?Sized + Write>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        self.line(to, first)
+    }
+    fn begin_object_value<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
+        to.write_all(b": ")
+    }
+    fn end_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.has_value = true;
+        Ok(())
+    }
 }
 
 /// Where the first character of a JSON text stands that is not harmless. What ASCII has of control characters, but for line ends and
@@ -413,6 +484,21 @@ mod tests {
             let unseen = ['\u{202e}', '\u{200b}', '\u{feff}'];
             prop_assert!(!shown.contains(unseen));
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).ok(), Some(value));
+        }
+
+        /// Lists and objects within each other, empty ones among them.
+        #[test]
+        fn json_is_laid_out_as_usual(shape in "[a-c]{0,60}") {
+            let mut value = serde_json::json!(shape);
+            for step in shape.chars() {
+                value = match step {
+                    'a' => serde_json::json!([value, [], 1]),
+                    'b' => serde_json::json!({ "one": {}, "two": value }),
+                    _ => serde_json::json!([value]),
+                };
+            }
+            let usual = serde_json::to_string_pretty(&value).expect("JSON");
+            prop_assert_eq!(json(&value), usual + "\n");
         }
 
         #[test]

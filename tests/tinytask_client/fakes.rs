@@ -122,11 +122,23 @@ impl Fake {
         }));
     }
     /// Dies, with all its connections.
+    ///
+    /// Interleaving survived: another test forks while the door is still open here, and its child has a copy of it until it execs.
+    /// Whoever knocks meanwhile is let in and thrown out, not refused.
     pub(crate) async fn down(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
             server.await.unwrap_err();
         }
+        let refused = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", self.port))
+                .await
+                .is_ok()
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        (tokio::time::timeout(Duration::from_secs(10), refused).await).expect("nobody listens");
     }
     pub(crate) fn says(&self, tool: &str, replies: impl IntoIterator<Item = Reply>) -> &Self {
         let mut script = self.script.lock().unwrap();

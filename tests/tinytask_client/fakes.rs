@@ -131,10 +131,7 @@ impl Fake {
             server.await.unwrap_err();
         }
         let refused = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", self.port))
-                .await
-                .is_ok()
-            {
+            while TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
                 tokio::task::yield_now().await;
             }
         };

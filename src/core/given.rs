@@ -11,13 +11,13 @@ use crate::core::model::{
     QueueName, Recipe, RunId, RunState, RunSubject, Task, TaskId, TaskKey, TaskStatus, Timestamp,
 };
 use crate::core::record::{
-    Baseline, BaselineTask, Failure, FailureClass, FileVerdict, Limits, Spec, SpecTimes,
+    Baseline, BaselineTask, Failure, FailureClass, FileVerdict, Limits, Marks, Spec, SpecTimes,
     StateRecord, TaskVerdict, Verdict, VerdictRecord, Write,
 };
 use crate::core::{
-    Action, Alive, Coverage, Decision, Evidence, Hold, InboundEntry, InboundState, Mark, Observed,
-    ObservedState, Policy, Run, Snapshot, StopCause, Stranger, StrangerKind, Subject, Tinytask,
-    Vitals,
+    Action, Alive, Coverage, Decision, Evidence, History, Hold, InboundEntry, InboundState, Mark,
+    Observed, ObservedState, Policy, Run, Snapshot, StopCause, Stranger, StrangerKind, Subject,
+    Tinytask, Vitals,
 };
 
 const WALL: i64 = 1_763_838_000_000;
@@ -555,4 +555,25 @@ fn entry(t: &TaskVerdict) -> String {
         Some(Write::Park { .. }) => " + park",
     };
     format!("#{} {verdict}{write}", t.key.id)
+}
+
+/// Of task 7: handed on by its first run, and no further by its second; its first is forgiven.
+pub(crate) fn history() -> History {
+    let verdict = Verdict::HandedOff {
+        to: Some("coder".into()),
+    };
+    let mut second = record("7/2", "coder", Verdict::NoProgress, 20);
+    second.tasks[0].updated_at = None;
+    second.cost = Some(0.25);
+    History {
+        verdicts: vec![
+            Arc::new(record("7/1", "architect", verdict, 10)),
+            Arc::new(second),
+        ],
+        marks: Marks {
+            retried_after: 1,
+            ..Marks::default()
+        },
+        last_run: 2,
+    }
 }

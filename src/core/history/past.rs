@@ -154,33 +154,10 @@ fn unpack(packed: &[u8]) -> Option<History> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::given::{id, record};
-    use crate::core::record::Verdict;
-
-    const SUBJECT: &str = "7";
+    use crate::core::given::{history, id};
 
     fn subject() -> RunSubject {
-        SUBJECT.parse().expect("a task")
-    }
-
-    fn history() -> History {
-        let verdict = Verdict::HandedOff {
-            to: Some("coder".into()),
-        };
-        let mut second = record("7/2", "coder", Verdict::NoProgress, 20);
-        second.tasks[0].updated_at = None;
-        second.cost = Some(0.25);
-        History {
-            verdicts: vec![
-                Arc::new(record("7/1", "architect", verdict, 10)),
-                Arc::new(second),
-            ],
-            marks: Marks {
-                retried_after: 1,
-                ..Marks::default()
-            },
-            last_run: 2,
-        }
+        RunSubject::Task(id(7))
     }
 
     #[test]

@@ -121,31 +121,10 @@ mod tests {
 
     use super::super::{Earlier, Read, Recorded};
     use super::*;
-    use crate::core::History;
-    use crate::core::given::{id, record};
+    use crate::core::given::{history, id};
     use crate::core::layout::RunDir;
-    use crate::core::record::{Marks, Verdict, VerdictRecord};
+    use crate::core::record::VerdictRecord;
     use crate::edge::clock;
-
-    fn history() -> History {
-        let verdict = Verdict::HandedOff {
-            to: Some("coder".into()),
-        };
-        let mut second = record("7/2", "coder", Verdict::NoProgress, 20);
-        second.tasks[0].updated_at = None;
-        second.cost = Some(0.25);
-        History {
-            verdicts: vec![
-                Arc::new(record("7/1", "architect", verdict, 10)),
-                Arc::new(second),
-            ],
-            marks: Marks {
-                retried_after: 1,
-                ..Marks::default()
-            },
-            last_run: 2,
-        }
-    }
 
     #[test]
     fn an_index_is_read_as_it_was_written_and_a_torn_one_is_none() {

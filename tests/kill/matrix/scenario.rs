@@ -126,7 +126,7 @@ impl Scenario {
                 work.tasks.push(new_task(world, "leave", true));
             }
             Self::Steal => {
-                // One after the other, so that the second's number follows the first's.
+                // The second's number follows the first's.
                 work.tasks.push(new_task(world, "steal", true));
                 work.tasks.push(new_task(world, "steal", true));
             }
@@ -163,6 +163,16 @@ impl Scenario {
         match self {
             Self::Restart | Self::Retention => return world.kill_all(&[Role::Daemon]),
             Self::Revive => return world.kill_all(&[Role::Server]),
+            Self::Steal => {
+                // Both are in the queue before anybody looks: a run that began with the first alone would not answer for the second.
+                let killed = world.kill_all(&[Role::Daemon]);
+                for task in work.unassigned.drain(..) {
+                    until("it is assigned", || {
+                        assign(world, task, self.queue()).then_some(())
+                    });
+                }
+                return killed;
+            }
             Self::Inbound => {
                 let name = format!("request-{}", super::driver::serial());
                 let half = world.root().join("half");

@@ -1,6 +1,6 @@
 //! What each subcommand means. One file for each that has a body of its own; the one-liners are here.
 
-use std::io::Write as _;
+use std::io::{BufWriter, StdoutLock, Write as _};
 
 use camino::Utf8Path;
 
@@ -69,10 +69,20 @@ pub fn call(cli: Cli) -> Result<Exit, Failure> {
 
 // ── what they share ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+type Out = BufWriter<StdoutLock<'static>>;
+
+/// As much as a pipe takes at once (pipe(7)).
+const PIPE: usize = 64 << 10;
+
 /// Prints data on standard output. A reader who has seen enough (a broken pipe) is no failure.
 fn say(text: &str) -> Result<Exit, Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    say_by(|out| out.write_all(text.as_bytes()))
+}
+
+/// As [`say`], of what `write` writes: whoever reads it begins while the rest is still being written.
+fn say_by(write: impl FnOnce(&mut Out) -> std::io::Result<()>) -> Result<Exit, Failure> {
+    let mut out = Out::with_capacity(PIPE, std::io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::new(Exit::Failed, error))
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use camino::Utf8Path;
 
-use super::{load, runtime, say};
+use super::{load, runtime, say, say_by};
 use crate::cli::{Plan, Settings, Status, Why};
 use crate::core::decide::decide;
 use crate::core::layout::{Layout, RunDir};
@@ -214,7 +214,7 @@ pub fn status(base: Option<&Utf8Path>, status: &Status) -> Result<Exit, Failure>
         time,
     };
     if status.json {
-        say(&view::status_json(&input))?
+        say_by(|out| view::status_json(&input, out))?
     } else {
         say(&view::status(&input))?
     };

@@ -21,6 +21,7 @@
 //! | `odd`, `warnings` | sentences |
 
 use std::cell::RefCell;
+use std::io::{self, Write};
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
@@ -185,8 +186,11 @@ impl<'a> HoldJson<'a> {
     }
 }
 
-/// The object, as text; `input.time` should write UTC.
-pub fn status_json(input: &StatusInput) -> String {
+/// Writes the object, a few bytes at a time; `input.time` should write UTC.
+///
+/// # Errors
+/// What `to` says.
+pub fn status_json(input: &StatusInput, to: &mut impl Write) -> io::Result<()> {
     let board = Board::of(input.seen, input.decision, input.policy);
     let holds = HoldJson::new(input.seen, input.now, input.time);
     let everything: Vec<Value> = board
@@ -216,7 +220,7 @@ pub fn status_json(input: &StatusInput) -> String {
         .collect();
     let last = input.seen.recent.iter().rev();
     let today = &input.today;
-    text::json(&StatusJson {
+    let whole = StatusJson {
         format: 1,
         base_path: input.base,
         now: (input.time)(input.now.wall),
@@ -241,7 +245,8 @@ pub fn status_json(input: &StatusInput) -> String {
         }),
         odd: &board.odd,
         warnings: &input.warnings,
-    })
+    };
+    text::write_json(&whole, to)
 }
 
 fn daemon(input: &StatusInput) -> Value {

@@ -104,36 +104,23 @@ fn harmless(c: char) -> char {
     }
 }
 
-/// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
-/// to a program that reads it.
+/// As [`write_json`], in one piece.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     let mut text = Vec::new();
-    let mut to = serde_json::Serializer::with_formatter(&mut text, Lines::default());
-    (value.serialize(&mut to)).expect("string keys and plain values only");
-    text.push(b'\n');
-    let text = String::from_utf8(text).expect("JSON is UTF-8");
-    let mut out = String::new();
-    let mut rest = text.as_str();
-    // It stands in a text: JSON itself is made of plain characters.
-    while let Some(at) = odd_at(rest) {
-        let (plain, from) = rest.split_at(at);
-        out.push_str(plain);
-        let mut chars = from.chars();
-        let odd = chars.next().unwrap_or_default();
-        // A pair of surrogates, where one unit does not do.
-        for unit in odd.encode_utf16(&mut [0; 2]) {
-            out.push_str(&format!("\\u{unit:04x}"));
-        }
-        rest = chars.as_str();
-    }
-    if out.is_empty() {
-        return text;
-    }
-    out.push_str(rest);
-    out
+    write_json(value, &mut text).expect("string keys and plain values only");
+    String::from_utf8(text).expect("JSON is UTF-8")
 }
 
-/// As serde_json's own formatter of several lines, but a line begins with one write and not with one for each step of its indentation.
+/// JSON on several lines, with a line end. What would steer a terminal, or turn the reading direction, stands as `\uXXXX`: the same
+/// to a program that reads it.
+pub(super) fn write_json(value: &impl serde::Serialize, to: &mut impl Write) -> io::Result<()> {
+    let mut json = serde_json::Serializer::with_formatter(&mut *to, Lines::default());
+    value.serialize(&mut json)?;
+    to.write_all(b"\n")
+}
+
+/// As serde_json's own formatter of several lines, but for odd characters; and a line begins with one write, not with one for each step
+/// of its indentation.
 #[derive(Default)]
 struct Lines {
     depth: usize,
@@ -195,6 +182,25 @@ impl Formatter for Lines {
     fn end_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
         self.has_value = true;
         Ok(())
+    }
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        to: &mut W,
+        part: &str,
+    ) -> io::Result<()> {
+        let mut rest = part;
+        while let Some(at) = odd_at(rest) {
+            let (plain, from) = rest.split_at(at);
+            to.write_all(plain.as_bytes())?;
+            let mut chars = from.chars();
+            let odd = chars.next().unwrap_or_default();
+            // A pair of surrogates, where one unit does not do.
+            for unit in odd.encode_utf16(&mut [0; 2]) {
+                write!(to, "\\u{unit:04x}")?;
+            }
+            rest = chars.as_str();
+        }
+        to.write_all(rest.as_bytes())
     }
 }
 

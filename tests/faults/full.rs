@@ -1,5 +1,7 @@
 //! No room on the disk, at each write there is.
 
+use std::fs::File;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use calypso_watch::core::model::{Outcome, RunState, RunSubject};
@@ -8,6 +10,7 @@ use serde_json::json;
 
 use crate::World;
 use crate::space::{inside, small_disk};
+use crate::world::EXE;
 
 /// One page more each time: so the disk is full at the first write of a run, at the second, …, at the last, whoever makes it:
 /// live/, the run's folder, locks, spec, state, pid, output, verdict, history, daemon.json, log.jsonl.
@@ -137,7 +140,7 @@ fn a_request_that_comes_while_the_disk_is_full_is_dispatched_once_there_is_room(
             // A name needs no room of a tmpfs.
             world.write("../base.aside/request.md", "please");
             std::os::unix::fs::symlink("x", world.path("inbound/ignored")).ok();
-            std::fs::File::create(world.path("inbound/request.md")).expect("an empty file");
+            File::create(world.path("inbound/request.md")).expect("an empty file");
             world.eventually("it says so", |w| {
                 w.read("daemon.log").contains("No space left on device")
             });
@@ -188,4 +191,27 @@ fn the_built_in_tinytask_on_a_full_disk() {
         assert_eq!(world.count(&format!("start work {id}")), 1);
         world.is_clean();
     });
+}
+
+/// /dev/full refuses each write (full(4)). A pipe that nobody reads any more breaks (pipe(7)): whoever read has seen enough.
+#[test]
+fn what_cannot_be_printed_is_an_error_unless_nobody_wants_it() {
+    let world = World::new().queue("work", "claim; finish").start();
+    for args in [&["status"][..], &["status", "--json"], &["plan", "--json"]] {
+        let said = |out: Stdio| {
+            let mut command = world.command(EXE);
+            let said = command.args(args).stdout(out).output();
+            let said = said.expect("our own binary starts");
+            let err = String::from_utf8_lossy(&said.stderr).into_owned();
+            (said.status.code(), err)
+        };
+        let full = File::options().write(true).open("/dev/full");
+        let (code, err) = said(full.expect("Linux has it").into());
+        assert_eq!(code, Some(1), "{args:?}");
+        assert!(err.starts_with("error: No space left on device"), "{err}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        assert_eq!(said(writer.into()), (Some(0), String::new()), "{args:?}");
+    }
+    world.is_clean();
 }

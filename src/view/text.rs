@@ -204,8 +204,8 @@ impl Formatter for Lines {
     }
 }
 
-/// Where the first character of a JSON text stands that is not harmless. What ASCII has of control characters, but for line ends and
-/// `DEL`, JSON does not let stand. Megabytes are looked through, eight bytes at a time where they are plain.
+/// Where in a part of a JSON string the first character stands that is not harmless; those below a space are escaped before it comes
+/// here. Megabytes are looked through, eight bytes at a time where they are plain.
 fn odd_at(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let is_plain = |eight: &[u8; 8]| {

@@ -42,6 +42,24 @@ pub(crate) fn show(line: &str) {
     eprintln!("{line}");
 }
 
+/// Whether the kernel may give these numbers out. One is taken, too, while it is that of a group or session with members, as the
+/// children of the dead are for as long as they go on (fork(2): the child's number matches no existing group's or session's).
+pub(crate) fn are_free(numbers: &[i32]) -> bool {
+    let taken = |pid: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(pid.path().join("stat")).unwrap_or_default();
+        // After the name, which may hold anything: state, parent, group, session; proc_pid_stat(5).
+        let (_, rest) = stat.rsplit_once(')').unwrap_or_default();
+        let of = rest.split_ascii_whitespace().skip(2).take(2);
+        of.chain(pid.file_name().to_str())
+            .filter_map(|number| number.parse().ok())
+            .any(|number: i32| numbers.contains(&number))
+    };
+    let mut processes = std::fs::read_dir("/proc")
+        .expect("proc is mounted")
+        .flatten();
+    !processes.any(taken)
+}
+
 /// A process of the test's that does nothing until it is ended. Any signal of ours would end it.
 pub(crate) struct Idler {
     pub(crate) id: ProcessId,

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::World;
-use crate::inside::{Idler, Kind, is_inside, show};
+use crate::inside::{Idler, Kind, are_free, is_inside, show};
 
 /// So many at a time: a start is told in hundredths of a second, so a number is given out again after more than one.
 const BATCH: usize = 100;
@@ -272,13 +272,8 @@ fn a_daemon_whose_runs_numbers_went_to_strangers_knows_the_dead_from_the_living(
         {
             kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
         }
-        for (shim, agent) in dead {
-            world.eventually("their numbers are free", |_| {
-                [shim, agent]
-                    .iter()
-                    .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
-            });
-        }
+        let free: Vec<i32> = dead.iter().flat_map(|(a, b)| [*a, *b]).collect();
+        world.eventually("their numbers are free", |_| are_free(&free));
         for id in &tasks {
             // Somebody has it done meanwhile, and the dead agent's traces are no other agent's.
             world.update(*id, json!({"status": "complete"}));
@@ -295,7 +290,7 @@ fn a_daemon_whose_runs_numbers_went_to_strangers_knows_the_dead_from_the_living(
             })
             .flatten()
             .collect();
-        // The rest went to whoever was forked in between; enough rounds make up for it.
+        // The rest went to whoever the living forked in between; enough rounds make up for it.
         assert!(strangers.len() > 20, "{} of 50 numbers", strangers.len());
         made += strangers.len();
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use calypso_watch::edge::{config, recipe};
+use calypso_watch::edge::{clock, config, recipe};
 use calypso_watch::view::text::clean;
 use camino::Utf8Path;
 
@@ -76,7 +76,9 @@ pub(super) fn recipe(data: &[u8]) {
     }
     let params = BTreeMap::new();
     let most = 4 << 20;
-    for found in recipe::tinytask_extensions(recipes, Utf8Path::new("/base"), &none, &params) {
+    let base = Utf8Path::new("/base");
+    let found = recipe::Known::default().extensions(recipes, base, &none, &params, clock::wall());
+    for found in found {
         match found.endpoint {
             recipe::Endpoint::Http(url) | recipe::Endpoint::LegacySse(url) => {
                 assert!(url.len() <= most)

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
 use camino::Utf8Path;
 use serde::Deserialize;
 
 use crate::core::model::{Parameter, QueueName, Recipe, Timestamp};
+use crate::edge::clock;
 use crate::edge::files::{self, Names, Stamp};
 
 mod template;
@@ -27,20 +29,15 @@ pub fn list(
     recipes: &Utf8Path,
     chosen: &BTreeMap<QueueName, String>,
 ) -> Vec<(QueueName, Result<Recipe, String>)> {
-    files_by_queue(recipes, chosen)
-        .into_iter()
-        .map(|(queue, file)| {
-            let (recipe, _) = load(recipes, &queue, &file);
-            (queue, recipe)
-        })
-        .collect()
+    (Known::default().look(recipes, chosen, clock::wall())).recipes
 }
 
 /// Recipes as last read, so that a look reads only those that changed.
 #[derive(Debug, Default)]
 pub struct Known {
     names: Names,
-    recipes: BTreeMap<(QueueName, String), (Stamp, Recipe)>,
+    /// Only what is a recipe, and told by its own file's stamp.
+    files: BTreeMap<(QueueName, String), (Stamp, Arc<Read>)>,
 }
 
 /// What lies in recipes/.
@@ -48,7 +45,7 @@ pub struct Known {
 pub struct Listed {
     /// As [`list`].
     pub recipes: Vec<(QueueName, Result<Recipe, String>)>,
-    /// As [`odd_names`].
+    /// Names that cannot be a queue's, escaped so that they can be printed.
     pub odd: Vec<String>,
     /// Why the names cannot be read, where there is a folder.
     pub trouble: Option<io::Error>,
@@ -62,7 +59,7 @@ impl Known {
 
     /// The queues of recipes that could be read.
     pub fn queues(&self) -> impl Iterator<Item = &QueueName> {
-        self.recipes.keys().map(|(queue, _)| queue)
+        self.files.keys().map(|(queue, _)| queue)
     }
 
     /// As [`list`], and what else there is to say of the folder.
@@ -73,51 +70,88 @@ impl Known {
         now: Timestamp,
     ) -> Listed {
         let (names, trouble) = match self.names.read(recipes, now) {
-            Ok(names) => (names, None),
-            Err(error) => (&[][..], Some(error)),
+            Ok(names) => (visible(names.iter().cloned()), None),
+            Err(error) => (Vec::new(), Some(error)),
         };
-        let names = visible(names.iter().cloned());
         let odd = odd_of(names.clone());
-        let mut before = std::mem::take(&mut self.recipes);
-        let mut listed = Vec::new();
-        for (queue, file) in by_queue(names, chosen) {
-            let key = (queue, file);
-            let stamp = Stamp::of(recipes.join(&key.1));
-            let (recipe, is_told_by_stamp) = match (before.remove(&key), stamp) {
-                (Some((old, recipe)), Some(new)) if old == new => (Ok(recipe), true),
-                _ => load(recipes, &key.0, &key.1),
-            };
-            listed.push((key.0.clone(), recipe.clone()));
-            // What is wrong with one may lie in another file, or pass by itself.
-            if let (Ok(recipe), Some(stamp)) = (recipe, stamp)
-                && is_told_by_stamp
-                && !stamp.is_fresh(now)
-            {
-                self.recipes.insert(key, (stamp, recipe));
-            }
-        }
+        let all = self.read(by_queue(names, chosen), recipes, now);
         Listed {
-            recipes: listed,
+            recipes: (all.into_iter())
+                .map(|(queue, file, read)| {
+                    let recipe = read.and_then(|read| read.recipe(&queue, &file));
+                    (queue, recipe)
+                })
+                .collect(),
             odd,
             trouble: trouble.filter(|error| !files::is_absent(error)),
         }
     }
-}
 
-/// Also whether it stays the same for as long as its own file does.
-fn load(recipes: &Utf8Path, queue: &QueueName, file: &str) -> (Result<Recipe, String>, bool) {
-    match read(recipes, file) {
-        Ok(read) => (
-            read.raw.recipe(queue, file, read.modified),
-            !read.is_rendered,
-        ),
-        Err(error) => (Err(error), false),
+    /// All extensions of all recipes that can be read; rendered as goose would: parameters' defaults, then `params` of the queue, then
+    /// `base_path`; what stays undefined becomes empty. goose's own are left out.
+    pub fn extensions(
+        &mut self,
+        recipes: &Utf8Path,
+        base: &Utf8Path,
+        chosen: &BTreeMap<QueueName, String>,
+        params: &BTreeMap<QueueName, BTreeMap<String, String>>,
+        now: Timestamp,
+    ) -> Vec<Extension> {
+        let names = self.names.read(recipes, now).unwrap_or_default();
+        let names = visible(names.iter().cloned());
+        let mut found = Vec::new();
+        for (queue, file, read) in self.read(by_queue(names, chosen), recipes, now) {
+            let Ok(read) = read else { continue };
+            let mut values: BTreeMap<String, String> = (read.raw.parameters.iter().flatten())
+                .filter_map(|p| Some((p.key.clone(), text_of(p.default.as_ref()?))))
+                .collect();
+            let of_queue = params.get(&queue).into_iter().flatten();
+            values.extend(of_queue.map(|(key, value)| (key.clone(), value.clone())));
+            values.insert("base_path".into(), base.to_string());
+            values.insert("queue".into(), queue.to_string());
+            values.insert("recipe_dir".into(), recipes.to_string());
+            for extension in read.raw.extensions.iter().flatten() {
+                if let Some(endpoint) = extension.endpoint(&values) {
+                    found.push(Extension {
+                        queue: queue.clone(),
+                        file: file.clone(),
+                        name: extension.name.clone().unwrap_or_default(),
+                        is_tinytask: extension.is_tinytask(),
+                        endpoint,
+                    });
+                }
+            }
+        }
+        found
     }
-}
 
-/// Names in recipes/ that cannot be a queue's, escaped so that they can be printed.
-pub fn odd_names(recipes: &Utf8Path) -> Vec<String> {
-    odd_of(names(recipes))
+    /// These files, of which those that are as they were are not read again.
+    fn read(
+        &mut self,
+        files: BTreeMap<QueueName, String>,
+        recipes: &Utf8Path,
+        now: Timestamp,
+    ) -> Vec<(QueueName, String, Result<Arc<Read>, String>)> {
+        let mut before = std::mem::take(&mut self.files);
+        let mut all = Vec::new();
+        for key in files {
+            let stamp = Stamp::of(recipes.join(&key.1));
+            let read = match (before.remove(&key), stamp) {
+                (Some((old, read)), Some(new)) if old == new => Ok(read),
+                _ => read(recipes, &key.1).map(Arc::new),
+            };
+            all.push((key.0.clone(), key.1.clone(), read.clone()));
+            // What is wrong with one may lie in another file, or pass by itself.
+            if let (Ok(read), Some(stamp)) = (read, stamp)
+                && read.raw.flaw().is_none()
+                && !read.is_rendered
+                && !stamp.is_fresh(now)
+            {
+                self.files.insert(key, (stamp, read));
+            }
+        }
+        all
+    }
 }
 
 fn odd_of(names: Vec<Result<String, String>>) -> Vec<String> {
@@ -133,13 +167,6 @@ fn odd_of(names: Vec<Result<String, String>>) -> Vec<String> {
         .collect();
     odd.sort();
     odd
-}
-
-fn files_by_queue(
-    recipes: &Utf8Path,
-    chosen: &BTreeMap<QueueName, String>,
-) -> BTreeMap<QueueName, String> {
-    by_queue(names(recipes), chosen)
 }
 
 fn by_queue(
@@ -200,7 +227,8 @@ fn recipe_stem(name: &str) -> Option<(&str, &str)> {
 #[derive(Debug, Deserialize)]
 struct Raw {
     title: Option<String>,
-    prompt: Option<String>,
+    #[serde(rename = "prompt", default, deserialize_with = "has_words")]
+    has_prompt: bool,
     parameters: Option<Vec<RawParameter>>,
     extensions: Option<Vec<RawExtension>>,
     settings: Option<RawSettings>,
@@ -230,39 +258,25 @@ struct RawExtension {
     env_keys: Option<Vec<String>>,
 }
 
+/// Whether it is a text and not empty. Texts of prompts are long, and nobody here wants them.
+fn has_words<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.is_some_and(|text| !text.trim().is_empty()))
+}
+
 impl Raw {
-    fn recipe(&self, queue: &QueueName, file: &str, modified: Timestamp) -> Result<Recipe, String> {
-        let title = match self.title.as_deref().map(str::trim) {
-            Some(title) if !title.is_empty() => title.to_owned(),
-            _ => return Err("has no `title`".into()),
-        };
-        // goose runs it only with a prompt when nobody is there to type one, though its `validate` says otherwise.
-        if self.prompt.as_deref().is_none_or(|p| p.trim().is_empty()) {
-            return Err("has no `prompt`".into());
+    fn title(&self) -> Option<&str> {
+        let title = self.title.as_deref().map(str::trim);
+        title.filter(|title| !title.is_empty())
+    }
+
+    /// Why goose does not run it. With no prompt it runs one only when somebody is there to type one, though its `validate` says otherwise.
+    fn flaw(&self) -> Option<&'static str> {
+        match (self.title(), self.has_prompt) {
+            (None, _) => Some("has no `title`"),
+            (Some(_), false) => Some("has no `prompt`"),
+            (Some(_), true) => None,
         }
-        Ok(Recipe {
-            queue: queue.clone(),
-            file: file.to_owned(),
-            title,
-            parameters: self
-                .parameters
-                .iter()
-                .flatten()
-                .map(|parameter| Parameter {
-                    key: parameter.key.clone(),
-                    is_required: parameter
-                        .requirement
-                        .as_deref()
-                        .is_some_and(|r| r == "required" || r == "user_prompt"),
-                    default: parameter.default.as_ref().map(text_of),
-                })
-                .collect(),
-            provider: self
-                .settings
-                .as_ref()
-                .and_then(|s| s.goose_provider.clone()),
-            modified,
-        })
     }
 }
 
@@ -276,11 +290,39 @@ fn text_of(value: &serde_json::Value) -> String {
 }
 
 /// A recipe's file, read.
+#[derive(Debug)]
 struct Read {
     raw: Raw,
     modified: Timestamp,
     /// Others may have been read for it.
     is_rendered: bool,
+}
+
+impl Read {
+    fn recipe(&self, queue: &QueueName, file: &str) -> Result<Recipe, String> {
+        let raw = &self.raw;
+        if let Some(flaw) = raw.flaw() {
+            return Err(flaw.into());
+        }
+        let needed = |parameter: &RawParameter| {
+            let requirement = parameter.requirement.as_deref();
+            requirement.is_some_and(|r| r == "required" || r == "user_prompt")
+        };
+        Ok(Recipe {
+            queue: queue.clone(),
+            file: file.to_owned(),
+            title: raw.title().unwrap_or_default().to_owned(),
+            parameters: (raw.parameters.iter().flatten())
+                .map(|parameter| Parameter {
+                    key: parameter.key.clone(),
+                    is_required: needed(parameter),
+                    default: parameter.default.as_ref().map(text_of),
+                })
+                .collect(),
+            provider: (raw.settings.as_ref()).and_then(|s| s.goose_provider.clone()),
+            modified: self.modified,
+        })
+    }
 }
 
 fn read(recipes: &Utf8Path, file: &str) -> Result<Read, String> {
@@ -418,13 +460,6 @@ fn render_file(recipes: &Utf8Path, file: &str, text: &str) -> Option<String> {
 
 // ── which tinytask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// A recipe's own tinytask.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    pub queue: QueueName,
-    pub endpoint: Endpoint,
-}
-
 /// How a recipe reaches it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {
@@ -440,25 +475,6 @@ pub enum Endpoint {
     },
 }
 
-/// The tinytask extensions of all recipes: those with "tinytask" in name, command or address. Rendered as goose would:
-/// parameters' defaults, then `params` of the queue, then `base_path`; what stays undefined becomes empty.
-pub fn tinytask_extensions(
-    recipes: &Utf8Path,
-    base: &Utf8Path,
-    chosen: &BTreeMap<QueueName, String>,
-    params: &BTreeMap<QueueName, BTreeMap<String, String>>,
-) -> Vec<Found> {
-    let all = extensions(recipes, base, chosen, params);
-    all.into_iter()
-        .filter(|extension| extension.is_tinytask)
-        .map(
-            |Extension {
-                 queue, endpoint, ..
-             }| Found { queue, endpoint },
-        )
-        .collect()
-}
-
 /// An extension that is a program or a server of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
@@ -467,50 +483,8 @@ pub struct Extension {
     pub file: String,
     pub name: String,
     pub endpoint: Endpoint,
+    /// It has "tinytask" in name, command or address.
     pub is_tinytask: bool,
-}
-
-/// All of them, of all recipes that can be read; rendered as [`tinytask_extensions`] says. goose's own are left out.
-pub fn extensions(
-    recipes: &Utf8Path,
-    base: &Utf8Path,
-    chosen: &BTreeMap<QueueName, String>,
-    params: &BTreeMap<QueueName, BTreeMap<String, String>>,
-) -> Vec<Extension> {
-    let mut found = Vec::new();
-    for (queue, file) in files_by_queue(recipes, chosen) {
-        let Ok(Read { raw, .. }) = read(recipes, &file) else {
-            continue;
-        };
-        let mut values: BTreeMap<String, String> = raw
-            .parameters
-            .iter()
-            .flatten()
-            .filter_map(|p| Some((p.key.clone(), text_of(p.default.as_ref()?))))
-            .collect();
-        values.extend(
-            params
-                .get(&queue)
-                .into_iter()
-                .flatten()
-                .map(|(k, v)| (k.clone(), v.clone())),
-        );
-        values.insert("base_path".into(), base.to_string());
-        values.insert("queue".into(), queue.to_string());
-        values.insert("recipe_dir".into(), recipes.to_string());
-        for extension in raw.extensions.iter().flatten() {
-            if let Some(endpoint) = extension.endpoint(&values) {
-                found.push(Extension {
-                    queue: queue.clone(),
-                    file: file.clone(),
-                    name: extension.name.clone().unwrap_or_default(),
-                    is_tinytask: extension.is_tinytask(),
-                    endpoint,
-                });
-            }
-        }
-    }
-    found
 }
 
 impl RawExtension {

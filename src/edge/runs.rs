@@ -40,8 +40,9 @@ pub use specs::Specs;
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
 const RECORD_LIMIT: u64 = 128 << 20;
-/// Records beyond this size are written without line breaks: nobody reads them with `cat`.
-const PRETTY_LIMIT: usize = 1 << 20;
+/// Records beyond this size are written without line breaks, less than half as long: an agent waits for the spec that tells of hundreds
+/// of tasks, and nobody reads it with `cat`.
+const PRETTY_LIMIT: usize = 8 << 10;
 
 /// What went wrong with a run's directory or records.
 #[derive(Debug, thiserror::Error)]
@@ -671,15 +672,15 @@ pub fn parse<T: DeserializeOwned>(
     bytes: &[u8],
     run: impl FnOnce() -> String,
 ) -> Result<Option<T>, Error> {
-    /// How a record begins that this version wrote.
-    const OURS: &[u8] = b"{\n  \"format\": 1,\n";
+    /// How records begin that this version wrote.
+    const OURS: [&[u8]; 2] = [b"{\n  \"format\": 1,\n", b"{\"format\":1,"];
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     const { assert!(FORMAT == 1) };
     // As this version writes them: it need not be looked for.
-    if bytes.starts_with(OURS) {
+    if OURS.iter().any(|ours| bytes.starts_with(ours)) {
         return Ok(serde_json::from_slice(bytes).ok());
     }
     match serde_json::from_slice::<Format>(bytes) {

@@ -72,10 +72,10 @@ impl Looker {
     /// For the base path of `config`. Connects to nothing yet.
     pub fn new(config: Config) -> Self {
         let layout = Layout::new(config.base.clone());
-        let server = which_server(&config, &layout);
+        let mut memory = Memory::of(&layout);
+        let server = which_server(&config, &layout, &mut memory.recipes);
         let tinytask = server.client(&config);
         let hint = server.db.as_deref().map(tinytask::Hint::new);
-        let memory = Memory::of(&layout);
         Self {
             layout,
             config,
@@ -97,7 +97,7 @@ impl Looker {
 
     /// Settings or recipes changed: which tinytask may have, too.
     pub fn reconfigure(&mut self, config: Config) {
-        let server = which_server(&config, &self.layout);
+        let server = which_server(&config, &self.layout, &mut self.memory.recipes);
         if server.endpoint != self.server.endpoint
             || config.tinytask.timeout != self.config.tinytask.timeout
         {

@@ -6,8 +6,8 @@ use camino::Utf8PathBuf;
 
 use crate::core::layout::Layout;
 use crate::edge::config::{Config, TinytaskChoice};
-use crate::edge::recipe;
 use crate::edge::tinytask::{Endpoint, Tinytask};
+use crate::edge::{clock, recipe};
 
 /// The server this base path works with.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,20 +23,22 @@ pub struct Server {
 }
 
 /// From settings, else from the recipes, so that people who have recipes configure nothing.
-pub fn which_server(config: &Config, layout: &Layout) -> Server {
+pub fn which_server(config: &Config, layout: &Layout, recipes: &mut recipe::Known) -> Server {
     let params = config
         .queues
         .iter()
         .map(|(name, queue)| (name.clone(), queue.params.clone()))
         .collect();
-    let found = recipe::tinytask_extensions(
+    let found = recipes.extensions(
         &layout.recipes(),
         layout.base(),
         &config.recipe_files(),
         &params,
+        clock::wall(),
     );
     let of_recipes: Vec<(String, Endpoint)> = found
         .into_iter()
+        .filter(|found| found.is_tinytask)
         .map(|found| (found.queue.to_string(), endpoint(found.endpoint, layout)))
         .collect();
     let is_builtin = matches!(config.tinytask.chosen, Some(TinytaskChoice::Builtin { .. }));

@@ -13,7 +13,7 @@ use crate::core::model::{Recipe, RunSubject, TaskId};
 use crate::edge::config::Config;
 use crate::edge::goose::{self, Capabilities};
 use crate::edge::recipe::{self, Endpoint, Extension};
-use crate::edge::tinytask;
+use crate::edge::{clock, tinytask};
 use crate::look::{chain, which_server};
 use crate::view::text::{plural, shell_word};
 use crate::view::{Area, Level};
@@ -33,9 +33,10 @@ pub(super) fn examine(scene: &Scene, program: Option<&Utf8Path>) -> Area {
         );
         return area;
     };
-    let listed = recipe::list(&layout.recipes(), &config.recipe_files());
+    let mut recipes = recipe::Known::default();
+    let listed = recipes.look(&layout.recipes(), &config.recipe_files(), clock::wall());
     let mut good: Vec<&Recipe> = Vec::new();
-    for (queue, recipe) in &listed {
+    for (queue, recipe) in &listed.recipes {
         match recipe {
             Ok(recipe) => good.push(recipe),
             Err(why) => {
@@ -68,17 +69,17 @@ pub(super) fn examine(scene: &Scene, program: Option<&Utf8Path>) -> Area {
             }
         }
     }
-    for name in recipe::odd_names(&layout.recipes()) {
+    for name in &listed.odd {
         area.finds(
             Level::Warn,
             format!("recipes/{name} is no recipe's name"),
             "a queue's name is made of letters, digits, `_`, `.` and `-`; nothing is started by this file",
         )
         .about(format!("recipes/{name}"))
-        .mend(on("mv -i", &layout.recipes().join(&name)) + " /tmp/");
+        .mend(on("mv -i", &layout.recipes().join(name)) + " /tmp/");
     }
     parameters(layout, config, &good, &mut area);
-    without_recipe(layout, config, &listed, &mut area);
+    without_recipe(layout, config, &listed.recipes, &mut area);
     if let Some(program) = program {
         let by_goose: Vec<&Recipe> = good
             .iter()
@@ -87,7 +88,7 @@ pub(super) fn examine(scene: &Scene, program: Option<&Utf8Path>) -> Area {
             .collect();
         validated(layout, program, &by_goose, &mut area);
     }
-    extensions(scene, layout, config, &good, &mut area);
+    extensions(scene, layout, config, &mut recipes, &good, &mut area);
     area.well(plural(good.len(), "recipe"));
     area
 }
@@ -236,17 +237,25 @@ impl Drop for Scratch {
 
 // ── extensions ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn extensions(scene: &Scene, layout: &Layout, config: &Config, good: &[&Recipe], area: &mut Area) {
+fn extensions(
+    scene: &Scene,
+    layout: &Layout,
+    config: &Config,
+    recipes: &mut recipe::Known,
+    good: &[&Recipe],
+    area: &mut Area,
+) {
     let params = (config.queues.iter())
         .map(|(name, queue)| (name.clone(), queue.params.clone()))
         .collect();
-    let found = recipe::extensions(
+    let found = recipes.extensions(
         &layout.recipes(),
         layout.base(),
         &config.recipe_files(),
         &params,
+        clock::wall(),
     );
-    let server = which_server(config, layout);
+    let server = which_server(config, layout, recipes);
     if let (Some(disagreement), Some((queue, theirs))) = (&server.disagreement, &server.other) {
         let file = good.iter().find(|recipe| recipe.queue.as_str() == queue);
         let file = layout

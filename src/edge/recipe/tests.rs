@@ -178,7 +178,8 @@ fn names_decide_the_queue() {
             "shared=shared.yaml"
         ]
     );
-    assert_eq!(odd_names(&recipes.path), ["\\xff.yaml", "two words.yaml"]);
+    let listed = Known::default().look(&recipes.path, &BTreeMap::new(), clock::wall());
+    assert_eq!(listed.odd, ["\\xff.yaml", "two words.yaml"]);
     assert!(list(&recipes.path.join("none"), &BTreeMap::new()).is_empty());
 }
 
@@ -206,7 +207,7 @@ fn what_is_yaml_only_once_rendered_is_rendered() {
     assert!(all[&queue("base")].is_ok());
     // What was wrong with it, or has changed of it, may lie in another file than its own.
     let mut known = Known::default();
-    let day = Timestamp(crate::edge::clock::wall().0 + 86_400_000);
+    let day = Timestamp(clock::wall().0 + 86_400_000);
     let mut child = || {
         let listed = known.look(&recipes.path, &BTreeMap::new(), day).recipes;
         let child = listed.into_iter().find(|(name, _)| *name == queue("child"));
@@ -258,14 +259,16 @@ fn the_tinytask_of_the_recipes_is_found() {
         queue("e"),
         BTreeMap::from([("url".to_owned(), "http://127.0.0.1:4/mcp".to_owned())]),
     )]);
-    let found = tinytask_extensions(
+    let found = Known::default().extensions(
         &recipes.path,
         Utf8Path::new("/srv/c"),
         &BTreeMap::new(),
         &params,
+        clock::wall(),
     );
     let found: Vec<(&str, &Endpoint)> = found
         .iter()
+        .filter(|f| f.is_tinytask)
         .map(|f| (f.queue.as_str(), &f.endpoint))
         .collect();
     let env = [

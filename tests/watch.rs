@@ -19,6 +19,11 @@ use calypso_watch::edge::watch::{self, Areas, Error, Wake, Watch};
 use calypso_watch::edge::{clock, inbound};
 use camino::{Utf8Path, Utf8PathBuf};
 
+#[path = "support/stop.rs"]
+mod stop;
+
+use stop::stop;
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct World {
@@ -392,7 +397,7 @@ async fn lost_events_are_told() {
         .expect("it told its base path");
     let layout = Layout::new(base);
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).expect("our own child");
+    stop(child.id() as i32);
     let limit: usize = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")
         .expect("Linux")
         .trim()

@@ -32,6 +32,8 @@ mod orphans;
 mod proxy;
 mod reuse;
 mod server;
+#[path = "../support/stop.rs"]
+mod stop;
 mod upgrade;
 #[expect(
     dead_code,

@@ -5,6 +5,7 @@ use std::process::Command;
 use calypso_watch::core::model::Outcome;
 use nix::sys::signal::Signal;
 
+use crate::stop::stop;
 use crate::{Ends, World, is_alive, send, state_of};
 
 /// Its children left its session and its process group, and hold no lock: the token in their environment names them.
@@ -154,7 +155,7 @@ fn everything_standing_still_for_a_while_loses_nothing() {
     for still in [1_u64, 12] {
         // The daemon first: it must not see the others stopped.
         let daemon = world.daemon_pid();
-        send(daemon, Signal::SIGSTOP);
+        stop(daemon);
         let others: Vec<i32> = (world.marked("").into_iter())
             .filter(|pid| *pid != daemon)
             .collect();

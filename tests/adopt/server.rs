@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::proxy::{Proxy, Weather};
+use crate::stop::stop;
 use crate::world::within;
 use crate::{World, send, state_of};
 
@@ -74,7 +75,7 @@ fn a_server_that_hangs_at_any_moment_costs_nothing_but_time() {
         let task = world.task("architect", &format!("round {round}"));
         tasks.push(task);
         std::thread::sleep(Duration::from_millis(round * 130));
-        send(server, Signal::SIGSTOP);
+        stop(server);
         if round == 2 {
             assert_eq!(trouble(&world), "unreachable");
         }
@@ -437,7 +438,7 @@ fn tasks_deleted_on_purpose_wait_for_a_word_and_go_on_after_it() {
     let tasks: Vec<i64> = (0..5).map(|_| world.task("human", "open")).collect();
     is_known(&world, &tasks);
     // Nor does it see them go one by one, as it may look at everything at any time.
-    send(world.daemon_pid(), Signal::SIGSTOP);
+    stop(world.daemon_pid());
     for id in tasks {
         world.text("delete_task", &json!({"id": id}));
     }

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use crate::World;
 use crate::space::inside;
+use crate::stop::stop;
 
 fn signal(pids: &[i32], signal: Signal) {
     for pid in pids {
@@ -187,7 +188,7 @@ fn a_shim_that_is_stopped_at_its_end_is_overruled_and_harms_no_later_run() {
         .start();
     let id = world.task("first", "its shim stands still");
     let (shim, agent) = world.processes(id);
-    signal(&[shim], Signal::SIGSTOP);
+    stop(shim);
     world.open("one");
     world.eventually("the agent is over", |w| w.count("end first") == 1);
     world.eventually("for the kernel too", |_| {

@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 
 use crate::World;
 use crate::space::inside;
+use crate::stop::stop;
 
 /// More than /proc/sys/fs/inotify/max_queued_events, which is 16,384 by default.
 fn storm() -> usize {
@@ -24,7 +25,7 @@ fn twenty_thousand_drops_while_the_daemon_stands_still_are_all_seen_once() {
         )
         .start();
     let pid = Pid::from_raw(world.daemon_pid());
-    kill(pid, Signal::SIGSTOP).expect("ours");
+    stop(world.daemon_pid());
     let drops = storm();
     for n in 0..drops {
         std::fs::write(world.path(&format!("inbound/request-{n}.md")), "x").expect("a drop");
@@ -69,7 +70,7 @@ fn a_burst_elsewhere_hides_neither_the_end_of_a_run_nor_the_folder_of_a_task() {
     world.processes(id);
     world.eventually("it waits for its folder", |w| w.hold(held) == "no_folder");
     let pid = Pid::from_raw(world.daemon_pid());
-    kill(pid, Signal::SIGSTOP).expect("ours");
+    stop(world.daemon_pid());
     let burst = |folder: &str| {
         // A file that is made, opened, closed and removed is four events.
         for n in 0..storm() / 4 {

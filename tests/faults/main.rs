@@ -19,6 +19,8 @@ mod limits;
 mod mounts;
 mod records;
 mod space;
+#[path = "../support/stop.rs"]
+mod stop;
 #[expect(dead_code, reason = "shared with tests that ask more of it")]
 #[path = "../lifecycle/world.rs"]
 mod world;

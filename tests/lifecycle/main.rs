@@ -18,6 +18,8 @@ mod orphans;
 mod restart;
 mod server;
 mod slots;
+#[path = "../support/stop.rs"]
+mod stop;
 mod verdicts;
 mod world;
 

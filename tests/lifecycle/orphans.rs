@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::World;
+use crate::stop::stop;
 
 fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("it lives");
@@ -151,7 +152,7 @@ fn a_frozen_shim_does_not_hold_a_task_for_ever() {
         .start();
     let task = world.task("coder", "its shim freezes");
     let (shim, agent) = world.processes(task);
-    send(shim, Signal::SIGSTOP);
+    stop(shim);
     world.at_length("taken over", |w| {
         !is_alive(agent) && w.verdicts(task).len() == 1
     });
@@ -186,7 +187,7 @@ fn a_shim_killed_at_any_moment_costs_a_start_at_most() {
 fn a_shim_that_stands_still_before_its_first_record_is_ended() {
     let world = World::new().queue("coder", "claim; finish").start();
     let spare = world.eventually_some("a shim waits", World::spare);
-    send(spare, Signal::SIGSTOP);
+    stop(spare);
     let task = world.task("coder", "by another shim");
     world.eventually("complete", |w| w.is_complete(task));
     assert!(!is_alive(spare));

@@ -101,7 +101,7 @@ impl Holds {
 
 impl Daemon {
     pub(super) fn record(&mut self, seen: &Snapshot) {
-        let trouble = self.trouble.clone();
+        let trouble = self.trouble_now();
         let record = DaemonRecord::new(&self.since, &self.heard_by, trouble, seen, &self.holds);
         if let Err(error) = self.lock.record(&record) {
             warn!(error = %error, "cannot write daemon.json");
@@ -109,6 +109,14 @@ impl Daemon {
         if let Err(error) = self.record_known(seen) {
             warn!(error = chain(&error), "cannot write known.json");
         }
+    }
+
+    /// What failed in the last round, or before it and is left alone for a while: no other process knows of that.
+    fn trouble_now(&self) -> Option<String> {
+        let stuck = self.stuck.iter();
+        let stuck = stuck.map(|(queue, why)| format!("`{queue}` could not be started: {why}"));
+        let failing = self.failing.values().map(|failing| failing.why.clone());
+        self.trouble.clone().or_else(|| stuck.chain(failing).next())
     }
 
     /// What tinytask shows open, for the next daemon; then a person's word on it is taken down.

@@ -85,6 +85,22 @@ fn world(setup: &Setup, is_filled: bool) -> Result<World, Failure> {
     Ok(world)
 }
 
+/// The world of a row, and, where that is the filled one, one with nothing else in it. They are measured in turn, as the machine is not as
+/// fast in one minute as in the next.
+fn worlds(setup: &Setup, is_filled: bool) -> Result<(World, Option<World>), Failure> {
+    let measured = world(setup, is_filled)?;
+    let empty = is_filled.then(|| world(setup, false)).transpose()?;
+    Ok((measured, empty))
+}
+
+/// With what the empty world took, where there was one.
+fn beside(row: Row, empty: &Times) -> Row {
+    match empty.len() {
+        0 => row,
+        _ => row.with_row("empty", Row::of(empty)),
+    }
+}
+
 // ── a file ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 pub(crate) fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<Start, Failure> {
@@ -97,11 +113,11 @@ pub(crate) fn drop_one(world: &mut World, n: usize, rename: bool) -> Result<Star
 }
 
 pub(crate) fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
-    let mut world = world(setup, is_filled)?;
+    let (mut world, mut empty) = worlds(setup, is_filled)?;
     let mut peers = Peers::start(setup)?;
     let mut of_peers: Vec<Times> = peers.running.iter().map(|_| Times::default()).collect();
     let (mut closed, mut renamed) = (Times::default(), Times::default());
-    let mut steps = Steps::default();
+    let (mut of_empty, mut steps) = (Times::default(), Steps::default());
     for n in 0..setup.times(200) * 2 {
         let rename = n % 2 == 0;
         let start = drop_one(&mut world, 1000 + n, rename)?;
@@ -109,6 +125,10 @@ pub(crate) fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failur
         // What the daemon still has to do for that one is over before the next is measured.
         world.wait_quiet(0, CALM)?;
         steps.add(&world, start.began, &start.agent)?;
+        if let Some(empty) = &mut empty {
+            of_empty.add(drop_one(empty, 1000 + n, rename)?.took);
+            empty.wait_quiet(0, CALM)?;
+        }
         for (at, times) in of_peers.iter_mut().enumerate() {
             times.add(peers.measure(at, &format!("request-{n}.md"), rename)?);
         }
@@ -119,7 +139,7 @@ pub(crate) fn drop_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failur
     for (peer, times) in peers.running.iter().zip(&of_peers) {
         row = row.with_row(peer.name, Row::of(times));
     }
-    Ok(row.with_row("steps_ms", steps.row()))
+    Ok(beside(row, &of_empty).with_row("steps_ms", steps.row()))
 }
 
 // ── a task ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,21 +177,25 @@ pub(crate) fn land_one(
 }
 
 pub(crate) fn landed_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
-    let mut world = world(setup, is_filled)?;
+    let (mut world, mut empty) = worlds(setup, is_filled)?;
     let mut answers = [Times::default(), Times::default()];
     let (mut calls, mut steps) = (Times::default(), Steps::default());
+    let mut of_empty = Times::default();
     for n in 0..setup.times(200).max(2) {
         let (start, call) = land_one(&mut world, "people", n % 2 == 0)?;
         answers[n % 2].add(start.took);
         calls.add(call);
         world.wait_quiet(0, CALM)?;
         steps.add(&world, start.began, &start.agent)?;
+        if let Some(empty) = &mut empty {
+            of_empty.add(land_one(empty, "people", n % 2 == 0)?.0.took);
+        }
     }
-    Ok(Row::of(&answers[0].join(&answers[1]))
+    let row = Row::of(&answers[0].join(&answers[1]))
         .with_row("created", Row::of(&answers[0]))
         .with_row("handed_over", Row::of(&answers[1]))
-        .with_row("from_call", Row::of(&calls))
-        .with_row("steps_ms", steps.row()))
+        .with_row("from_call", Row::of(&calls));
+    Ok(beside(row, &of_empty).with_row("steps_ms", steps.row()))
 }
 
 // ── the end of a run ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,24 +250,28 @@ fn same_queue(world: &mut World) -> Result<HandOff, Failure> {
 }
 
 pub(crate) fn pid_to_exec(setup: &Setup, is_filled: bool) -> Result<Row, Failure> {
-    let mut world = world(setup, is_filled)?;
+    let (mut world, mut empty) = worlds(setup, is_filled)?;
     let mut unlinked = [Times::default(), Times::default(), Times::default()];
     let (mut ended, mut steps) = (Times::default(), Steps::default());
+    let mut of_empty = Times::default();
     for n in 0..setup.times(200) {
         let first = hop(&mut world, "hop")?;
         world.wait_quiet(0, CALM)?;
         steps.add(&world, first.start.began, &first.start.agent)?;
         unlinked[0].add(first.start.took);
         ended.add(first.from_last_act);
+        if let Some(empty) = &mut empty {
+            of_empty.add(hop(empty, "hop")?.start.took);
+        }
         // What is told beside it needs less: its tail is nobody's promise.
         if n % 4 == 0 {
             unlinked[1].add(same_queue(&mut world)?.start.took);
             unlinked[2].add(hop(&mut world, "hop-at-once")?.start.took);
         }
     }
-    Ok(Row::of(&unlinked[0])
+    let row = Row::of(&unlinked[0])
         .with_row("same_queue", Row::of(&unlinked[1]))
         .with_row("handed_over_and_gone_at_once", Row::of(&unlinked[2]))
-        .with_row("from_last_act_of_agent", Row::of(&ended))
-        .with_row("steps_ms", steps.row()))
+        .with_row("from_last_act_of_agent", Row::of(&ended));
+    Ok(beside(row, &of_empty).with_row("steps_ms", steps.row()))
 }

@@ -111,7 +111,7 @@ impl Daemon {
         }
     }
 
-    /// What failed in the last round, or before it and is left alone for a while: no other process knows of that.
+    /// What failed in the last round, or failed before and is left alone for a while: no other process knows of that.
     fn trouble_now(&self) -> Option<String> {
         let stuck = self.stuck.iter();
         let stuck = stuck.map(|(queue, why)| format!("`{queue}` could not be started: {why}"));

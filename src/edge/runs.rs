@@ -40,8 +40,8 @@ pub use specs::Specs;
 /// What is larger is no record: [`read`] does not take it, and so [`write()`] refuses it. A run over
 /// [`MOST_REQUEST_BYTES`](crate::core::policy::MOST_REQUEST_BYTES) of requests stays below, with a good part to spare for tasks.
 const RECORD_LIMIT: u64 = 128 << 20;
-/// Records beyond this size are written without line breaks, less than half as long: an agent waits for the spec that tells of hundreds
-/// of tasks, and nobody reads it with `cat`.
+/// Records beyond this size are written without line breaks, little more than half as long: an agent waits for the spec that tells of
+/// hundreds of tasks, and nobody reads it with `cat`.
 const PRETTY_LIMIT: usize = 8 << 10;
 
 /// What went wrong with a run's directory or records.

@@ -29,7 +29,8 @@ pub fn list(
     recipes: &Utf8Path,
     chosen: &BTreeMap<QueueName, String>,
 ) -> Vec<(QueueName, Result<Recipe, String>)> {
-    (Known::default().look(recipes, chosen, clock::wall())).recipes
+    let listed = Known::default().look(recipes, chosen, clock::wall());
+    listed.recipes
 }
 
 /// Recipes as last read, so that a look reads only those that changed.

@@ -170,6 +170,20 @@ impl Layout {
     pub fn live_entry(&self, run: &RunDir) -> Utf8PathBuf {
         self.live().join(run.live_name())
     }
+    /// Holds what becomes run directories, by number.
+    pub fn blanks(&self) -> Utf8PathBuf {
+        self.state().join("blanks")
+    }
+    /// A run directory that is no run's yet.
+    pub fn blank(&self, number: u32) -> RunPaths {
+        RunPaths {
+            dir: self.blanks().join(number.to_string()),
+        }
+    }
+    /// What entries of live/ are links of.
+    pub fn blank_entry(&self) -> Utf8PathBuf {
+        self.blanks().join("entry")
+    }
     /// Holds a folder for each subject.
     pub fn runs(&self) -> Utf8PathBuf {
         self.state().join("runs")

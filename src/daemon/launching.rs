@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tracing::debug;
+
 use super::Daemon;
+use super::lock::Place;
 use super::perform::Error;
 use crate::core::attention::News;
 use crate::core::model::{Detail, FoundDetail, Moment, Now, RunSubject, Task, TaskId};
@@ -11,6 +14,9 @@ use crate::core::{Launch, Snapshot};
 use crate::edge::config::Leftovers;
 use crate::edge::{clock, goose, inbound, kill_point, process, runs, tinytask};
 use crate::look::{chain, is_still_runnable, vouch};
+
+/// So many run directories are made ahead at most; each is ten inodes, and no block but its own.
+const MOST_BLANKS: usize = 64;
 
 /// What tinytask said of the tasks that are to be started, right before.
 pub(super) struct Again {
@@ -124,7 +130,7 @@ impl Daemon {
         let layout = self.looker.layout.clone();
         let dir = launch.dir();
         // D1
-        let lock = runs::create(&layout, &dir)?;
+        let lock = runs::create(&layout, &dir, &mut self.blanks)?;
         self.looker.memory.forget(launch.subject);
         let decided = again.decided.clone();
         let spec = self.spec(launch, seen, looked, decided, detail.as_ref(), argv, &env);
@@ -148,6 +154,22 @@ impl Daemon {
         self.journal.launched(&spec);
         kill_point::reach("D3:told");
         Ok(true)
+    }
+
+    /// Are there less run directories made ahead than could be started at once?
+    pub(super) fn wants_blank(&self) -> bool {
+        let most = self.looker.config.policy.max_runs as usize;
+        self.blanks.are_short_of(most.min(MOST_BLANKS))
+    }
+
+    /// Makes one more, where nobody waits.
+    pub(super) fn make_blank(&mut self) {
+        if self.wants_blank()
+            && self.lock.place() == Place::Ours
+            && let Err(error) = self.blanks.make_one(&self.looker.layout)
+        {
+            debug!(error = chain(&error), "no run directory is made ahead");
+        }
     }
 
     fn command(&self, launch: &Launch, seen: &Snapshot) -> Result<Command, goose::Error> {

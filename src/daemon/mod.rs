@@ -157,6 +157,8 @@ pub struct Daemon {
     watched: BTreeMap<RunId, JoinHandle<()>>,
     /// Shims that this daemon started, until they are collected.
     shims: BTreeMap<RunId, Child>,
+    /// Run directories made ahead.
+    blanks: runs::Blanks,
     /// Launches that failed here before a run began, by queue; shown as holds until the next slow look.
     stuck: BTreeMap<QueueName, String>,
     /// The same of a single task, or of inbound/.
@@ -210,6 +212,7 @@ impl Daemon {
         let journal = journal::Journal::open(&layout);
         let mut looker = Looker::new(config);
         looker.memory.is_writer = true;
+        let blanks = runs::Blanks::find(&layout);
         Ok(Self {
             looker,
             options,
@@ -219,6 +222,7 @@ impl Daemon {
             done: mpsc::unbounded_channel(),
             watched: BTreeMap::new(),
             shims: BTreeMap::new(),
+            blanks,
             stuck: BTreeMap::new(),
             failing: BTreeMap::new(),
             clocks: None,

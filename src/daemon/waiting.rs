@@ -32,7 +32,8 @@ impl Daemon {
     ) -> Option<&'static str> {
         let mut is_settled = self.options.shim.spare().is_some()
             && !self.has_to_give_back
-            && !self.looker.memory.wants_indexing();
+            && !self.looker.memory.wants_indexing()
+            && !self.wants_blank();
         loop {
             let wake_at = self.attention.wake_at();
             let is_called_for = tokio::select! {
@@ -78,11 +79,13 @@ impl Daemon {
                 () = tokio::time::sleep(QUIET), if !is_settled => {
                     self.options.shim.have_spare();
                     self.index();
+                    // One at a time: something may happen meanwhile.
+                    self.make_blank();
                     if std::mem::take(&mut self.has_to_give_back) {
                         self.looker.memory.pack();
                         machine::give_back_memory();
                     }
-                    is_settled = true;
+                    is_settled = !self.wants_blank();
                     false
                 }
             };

@@ -28,7 +28,17 @@ pub enum Durability {
 /// Replaces `path` by `bytes` in one step: a temporary file beside it, then rename(2). The temporary name carries the pid,
 /// so that two writers do not meet; a killed writer leaves it behind, and [`is_temporary`] knows it.
 pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
-    let temporary = temporary(path);
+    replace_by(&temporary(path), path, bytes, mode, durability)
+}
+
+/// [`replace`] by way of this temporary file, which may be a [`blank`] one. For a path that has one writer at a time.
+pub fn replace_by(
+    temporary: &Utf8Path,
+    path: &Utf8Path,
+    bytes: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
     let written = (|| {
         let open = |is_new: bool| {
             OpenOptions::new()
@@ -38,16 +48,16 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
                 .truncate(false)
                 .mode(mode)
                 .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-                .open(&temporary)
+                .open(temporary)
         };
         let mut file = open(false)?;
         let meta = file.metadata()?;
         if meta.nlink() > 1 {
             // O_NOFOLLOW does not see hard links: what is written here would be written under the other name too.
-            std::fs::remove_file(&temporary)?;
+            std::fs::remove_file(temporary)?;
             file = open(true)?;
         } else if meta.is_file() && meta.len() > 0 {
-            // A killed writer with this pid left it. Not where it is empty: ext4 writes a file that was truncated to the disk when it
+            // A killed writer left it. Not where it is empty: ext4 writes a file that was truncated to the disk when it
             // is closed (auto_da_alloc, ext4(5)).
             file.set_len(0)?;
         }
@@ -58,10 +68,10 @@ pub fn replace(path: &Utf8Path, bytes: &[u8], mode: u32, durability: Durability)
             file.sync_all()?;
             kill_point::reach_writing(path, "synced");
         }
-        std::fs::rename(&temporary, path)
+        std::fs::rename(temporary, path)
     })();
     if let Err(error) = written {
-        std::fs::remove_file(&temporary).ok();
+        std::fs::remove_file(temporary).ok();
         return Err(error);
     }
     kill_point::reach_writing(path, "renamed");
@@ -80,7 +90,14 @@ pub fn temporary(path: &Utf8Path) -> Utf8PathBuf {
     path.with_file_name(format!(".{name}.{}.new", std::process::id()))
 }
 
-/// A name [`temporary`] gives.
+/// The name beside `path` of an empty file that is made ahead, to become `path` without a new inode (see `edge::runs::Blanks`); a temporary one
+/// until then. `step` tells those apart that become one path in turn.
+pub fn blank(path: &Utf8Path, step: &str) -> Utf8PathBuf {
+    let name = path.file_name().unwrap_or("file");
+    path.with_file_name(format!(".{name}{step}.new"))
+}
+
+/// A name [`temporary`] or [`blank`] gives.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".new")
 }
@@ -176,6 +193,52 @@ fn regular(file: File) -> io::Result<File> {
         ));
     }
     Ok(file)
+}
+
+/// Creates a file for writing that must not be there yet: the [`blank`] one, where there is one, under a new name.
+///
+/// Interleaving survived: two create the same file, and both have opened the blank one. One rename(2) finds it; to the other it is gone,
+/// and then the file is there.
+///
+/// # Errors
+/// `AlreadyExists`; else what open(2) says.
+pub fn create_new(path: &Utf8Path, mode: u32) -> io::Result<File> {
+    let blank = blank(path, "");
+    if let Some(file) = open_blank(&blank) {
+        match rename_new(&blank, path) {
+            Ok(()) => return Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            // Gone; or a file system without this kind of rename.
+            Err(_) => {}
+        }
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)
+}
+
+/// `None` for anything but an empty file without another name.
+fn open_blank(path: &Utf8Path) -> Option<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
+        .open(path)
+        .ok()?;
+    let meta = file.metadata().ok()?;
+    (meta.is_file() && meta.nlink() == 1 && meta.len() == 0).then_some(file)
+}
+
+/// Gives what is at `from` the name `to`, which nothing may have (RENAME_NOREPLACE, renameat2(2)).
+///
+/// # Errors
+/// `AlreadyExists`; `InvalidInput` on a file system that cannot do that; else what rename(2) says.
+pub fn rename_new(from: &Utf8Path, to: &Utf8Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let (from, to) = (from.as_std_path(), to.as_std_path());
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
 /// Appends `line` and a newline in one write(2) with O_APPEND, so that two writers' lines do not mix.
@@ -295,6 +358,16 @@ pub fn no_room(dir: &Utf8Path) -> Option<String> {
     } else {
         None
     }
+}
+
+/// Is there so much room on a directory's disk that some empty files do not matter?
+pub fn has_plenty(dir: &Utf8Path) -> bool {
+    const BYTES: u64 = 64 << 20;
+    const INODES: u64 = 10_000;
+    rustix::fs::statvfs(dir.as_std_path()).is_ok_and(|disk| {
+        let has_inodes = disk.f_files == 0 || disk.f_favail >= INODES;
+        has_inodes && disk.f_bavail.saturating_mul(disk.f_frsize) >= BYTES
+    })
 }
 
 /// When what stands at `path` (a symlink itself, not its target) was last changed; `None` where nothing does.

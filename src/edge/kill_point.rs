@@ -85,6 +85,8 @@ mod with {
         "server:before-answer",
         // A launch.
         "launch:read-again",
+        "blank:folder-made",
+        "blank:made",
         "D1:entry-made",
         "D1:folder-made",
         "D1:lock-made",

@@ -8,10 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -27,10 +27,12 @@ use crate::core::{Observed, ObservedState};
 use crate::edge::files::{self, Durability};
 use crate::edge::kill_point::{self, is_planted};
 
+mod blanks;
 mod index;
 mod past;
 mod specs;
 
+pub use blanks::Blanks;
 pub use index::{Index, Mark, read_index, write_index};
 pub use past::{
     Earlier, Read, Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since,
@@ -95,19 +97,21 @@ fn io_error(deed: &'static str, path: &Utf8Path) -> impl FnOnce(io::Error) -> Er
 /// has it and a spec stands there, the shim is dead.
 ///
 /// mkdir(2) is what claims the number: an entry in live/ without a directory is what a daemon leaves that was killed in between.
-pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
+///
+/// `blanks` are directories made ahead, of which one becomes this one where there are any.
+pub fn create(layout: &Layout, dir: &RunDir, blanks: &mut Blanks) -> Result<OwnedFd, Error> {
     let entry = layout.live_entry(dir);
     let paths = layout.run(dir);
     make_dirs(&layout.live())?;
     make_dirs(&layout.subject_runs(dir.id.subject))?;
     // D1
-    let is_new_entry = match create_new(&entry, 0o644) {
-        Ok(_) => true,
+    let is_new_entry = match blanks.enter(layout, &entry) {
+        Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => return Err(io_error("create", &entry)(error)),
     };
     kill_point::reach("D1:entry-made");
-    if let Err(error) = DirBuilder::new().mode(0o755).create(&paths.dir) {
+    if let Err(error) = blanks.become_dir(layout, &paths.dir) {
         if is_new_entry {
             std::fs::remove_file(&entry).ok();
         }
@@ -121,7 +125,7 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
     }
     kill_point::reach("D1:folder-made");
     let path = paths.shim_lock();
-    let lock = create_new(&path, 0o644).map_err(io_error("create", &path))?;
+    let lock = files::create_new(&path, 0o644).map_err(io_error("create", &path))?;
     kill_point::reach("D1:lock-made");
     if is_planted("no-lock") {
         return Ok(lock.into());
@@ -141,7 +145,8 @@ pub fn create(layout: &Layout, dir: &RunDir) -> Result<OwnedFd, Error> {
 /// D2: what the shim is to run.
 pub fn write_spec(layout: &Layout, dir: &RunDir, spec: &Spec) -> Result<(), Error> {
     // D2
-    write(&layout.run(dir).spec(), spec, Durability::Crash)
+    let path = layout.run(dir).spec();
+    write_by(&files::blank(&path, ""), &path, spec, Durability::Crash)
 }
 
 /// The shim's word on how far it has got.
@@ -151,7 +156,13 @@ pub fn write_state(
     state: &StateRecord,
     durability: Durability,
 ) -> Result<(), Error> {
-    write(&layout.run(dir).state(), state, durability)
+    let path = layout.run(dir).state();
+    let step = match state.state {
+        RunState::Starting => blanks::STARTING,
+        RunState::Running { .. } => blanks::RUNNING,
+        RunState::Ended { .. } => blanks::ENDED,
+    };
+    write_by(&files::blank(&path, step), &path, state, durability)
 }
 
 /// The daemon's word on an end that the shim could not record.
@@ -166,7 +177,8 @@ pub fn write_verdict(
     verdict: &VerdictRecord,
     durability: Durability,
 ) -> Result<(), Error> {
-    write(&layout.run(dir).verdict(), verdict, durability)
+    let path = layout.run(dir).verdict();
+    write_by(&files::blank(&path, ""), &path, verdict, durability)
 }
 
 /// What people said of a subject.
@@ -333,7 +345,7 @@ fn remove_if(
     if is_it().map_err(io_error("look at", aside))? {
         return remove(aside);
     }
-    match put_back(aside, path) {
+    match files::rename_new(aside, path) {
         Ok(()) => {}
         // Whoever wrote this one has been overtaken by another, as if that one had written over it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => drop(remove(aside)?),
@@ -347,18 +359,12 @@ fn settle_cleared(layout: &Layout, dir: &RunDir, aside: &Utf8Path) -> Result<(),
     let own = layout.run(dir).pid();
     let identity = |path: &Utf8Path| files::identity(path).map_err(io_error("look at", path));
     if identity(aside)? != identity(&own)? {
-        match put_back(aside, &layout.pid_file(dir.id.subject)) {
+        match files::rename_new(aside, &layout.pid_file(dir.id.subject)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             put_back => return put_back.map_err(io_error("put back", aside)),
         }
     }
     remove(aside).map(drop)
-}
-
-fn put_back(aside: &Utf8Path, path: &Utf8Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let (from, to) = (aside.as_std_path(), path.as_std_path());
-    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
 /// Can what the shim does at S5 be done here? Not across mounts, and not on every file system.
@@ -368,7 +374,7 @@ pub fn try_link(layout: &Layout) -> io::Result<()> {
     for left in [&own, &shared] {
         std::fs::remove_file(left).ok();
     }
-    create_new(&own, 0o644)?;
+    files::create_new(&own, 0o644)?;
     let linked = std::fs::hard_link(&own, &shared);
     std::fs::remove_file(&own).ok();
     linked?;
@@ -383,7 +389,7 @@ pub fn restore_pid_files(layout: &Layout) -> Result<(), Error> {
         let aside = folder.join(name);
         match files::name_of_temporary(name)
             .filter(|name| name.ends_with(".pid"))
-            .map(|name| put_back(&aside, &folder.join(name)))
+            .map(|name| files::rename_new(&aside, &folder.join(name)))
         {
             Some(Ok(())) => {}
             Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -567,15 +573,6 @@ pub fn withdraw(layout: &Layout, dir: &RunDir) -> Result<(), Error> {
     Ok(())
 }
 
-fn create_new(path: &Utf8Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-        .open(path)
-}
-
 fn make_dirs(path: &Utf8Path) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
@@ -626,6 +623,15 @@ fn printable(name: &OsStr) -> String {
 }
 
 fn write<T: Serialize>(path: &Utf8Path, record: &T, durability: Durability) -> Result<(), Error> {
+    write_by(&files::temporary(path), path, record, durability)
+}
+
+fn write_by<T: Serialize>(
+    temporary: &Utf8Path,
+    path: &Utf8Path,
+    record: &T,
+    durability: Durability,
+) -> Result<(), Error> {
     let written = (|| {
         let mut bytes = serde_json::to_vec(record)?;
         if bytes.len() <= PRETTY_LIMIT {
@@ -640,7 +646,7 @@ fn write<T: Serialize>(path: &Utf8Path, record: &T, durability: Durability) -> R
         let path = path.to_owned();
         return Err(Error::TooLarge { path, bytes: size });
     }
-    files::replace(path, &bytes, 0o644, durability).map_err(io_error("write", path))
+    files::replace_by(temporary, path, &bytes, 0o644, durability).map_err(io_error("write", path))
 }
 
 fn read<T: DeserializeOwned>(

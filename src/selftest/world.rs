@@ -450,7 +450,7 @@ impl<'a> World<'a> {
                     .map(|name| format!("{}/{name}", folder.file_name().unwrap_or_default())),
             );
         }
-        half_written(self.layout.base(), &mut left);
+        half_written(&self.layout, self.layout.base(), &mut left);
         left
     }
 }
@@ -472,11 +472,15 @@ fn names(folder: &Utf8Path) -> Vec<String> {
         .collect()
 }
 
-fn half_written(folder: &Utf8Path, left: &mut Vec<String>) {
+fn half_written(layout: &Layout, folder: &Utf8Path, left: &mut Vec<String>) {
+    // Nobody has begun to write those.
+    if folder == layout.blanks() {
+        return;
+    }
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            half_written(&folder.join(name), left);
+            half_written(layout, &folder.join(name), left);
         } else if files::is_temporary(&name) {
             left.push(name);
         }

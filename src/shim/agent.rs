@@ -14,8 +14,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::core::record::SpecHead;
-use crate::edge::kill_point;
 use crate::edge::process::TOKEN_VARIABLE;
+use crate::edge::{files, kill_point};
 
 /// An agent that waits at its gate, or has passed it. Its number is pinned until `sweep` collects it.
 pub(super) struct Gated {
@@ -216,6 +216,8 @@ fn reset_signals() -> nix::Result<()> {
 
 /// The agent's output goes straight to the file: no pipe that a dead shim could break. Not into one that has another name somewhere.
 pub(super) fn open_log(path: &Utf8Path) -> io::Result<File> {
+    // The blank one, if there is one, and no log yet.
+    files::rename_new(&files::blank(path, ""), path).ok();
     let log = OpenOptions::new()
         .append(true)
         .create(true)
@@ -233,12 +235,7 @@ pub(super) fn open_log(path: &Utf8Path) -> io::Result<File> {
 
 /// The run's own `pid`, which becomes the pid file by a second link: complete before anybody can see it there.
 pub(super) fn write_pid(path: &Utf8Path, pid: Pid) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?;
+    let mut file = files::create_new(path, 0o644)?;
     kill_point::reach("S5:pid-made");
     file.write_all(format!("{pid}\n").as_bytes())
 }

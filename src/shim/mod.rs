@@ -31,7 +31,7 @@
 //! | after X3 | `ended`, no pid file: over, whether shim.lock is still held or not |
 //!
 //! Two shims for one task: both fork a gated agent, one links; the other meets EEXIST, kills its child at the gate, and leaves
-//! the file alone. A shim started twice for one run directory meets the other's agent.lock, which is created with O_EXCL.
+//! the file alone. A shim started twice for one run directory meets the other's agent.lock, which only one of them can make.
 //! A shim frozen between D3 and S2 would start work that was decided long ago: it refuses a spec older than ten seconds.
 //! A number is signalled only while it is pinned, by a child not yet collected; everything else goes through checked pidfds.
 //!
@@ -219,15 +219,8 @@ fn take_signals() -> Option<SignalFd> {
 impl Shim<'_> {
     /// `None` when the file is there already, or cannot be made.
     fn lock_agent(&self) -> Option<File> {
-        use std::os::unix::fs::OpenOptionsExt as _;
         let path = self.place.layout.run(&self.place.dir).agent_lock();
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-            .open(path)
-            .ok()?;
+        let file = files::create_new(&path, 0o644).ok()?;
         kill_point::reach("S2:agent-lock-made");
         files::try_lock(&file).ok()?.then_some(file)
     }

@@ -68,7 +68,7 @@ fn run_dirs(many: usize) -> (tempfile::TempDir, Layout, Vec<RunDir>) {
         })
         .collect();
     for dir in &dirs {
-        drop(runs::create(&layout, dir).expect("a run directory"));
+        drop(runs::create(&layout, dir, &mut runs::Blanks::default()).expect("a run directory"));
         std::fs::write(layout.run(dir).agent_lock(), "").expect("a file");
     }
     (folder, layout, dirs)

@@ -20,7 +20,7 @@ fn folder() -> (tempfile::TempDir, Layout, RunDir) {
         "0001-work",
     )
     .expect("a run's name");
-    drop(runs::create(&layout, &dir).expect("a new run"));
+    drop(runs::create(&layout, &dir, &mut runs::Blanks::default()).expect("a new run"));
     (folder, layout, dir)
 }
 

@@ -273,7 +273,8 @@ fn a_torn_or_missing_spec_starts_nothing_and_leaves_no_record() {
     let world = World::new();
     for (number, text) in [(1, "{\"format\":1,\"tok"), (2, ""), (3, "{\"format\":99}")] {
         let run = world.sh(7, number, "touch ran");
-        let lock = runs::create(run.layout(), &run.dir).expect("a run directory");
+        let lock = runs::create(run.layout(), &run.dir, &mut runs::Blanks::default())
+            .expect("a run directory");
         std::fs::write(run.paths().spec(), text).expect("a spec");
         run.start_with(lock, &[]);
         eventually("the shim is gone", || (!run.is_held()).then_some(()));
@@ -331,7 +332,7 @@ fn a_run_directory_is_used_once() {
         "ran\n"
     );
     assert!(matches!(
-        runs::create(run.layout(), &run.dir),
+        runs::create(run.layout(), &run.dir, &mut runs::Blanks::default()),
         Err(runs::Error::AlreadyThere { .. })
     ));
 }

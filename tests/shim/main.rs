@@ -17,6 +17,7 @@ use calypso_watch::core::record::{Baseline, FORMAT, Limits, Spec, SpecTimes, Sta
 use calypso_watch::edge::{clock, files, process, runs};
 use camino::{Utf8Path, Utf8PathBuf};
 
+mod blanks;
 mod ending;
 mod launch;
 mod orphans;
@@ -175,7 +176,10 @@ impl Run<'_> {
     }
     /// D1 and D2.
     fn prepare(&self) -> OwnedFd {
-        let lock = runs::create(self.layout(), &self.dir).expect("a run directory");
+        self.prepare_of(&mut runs::Blanks::default())
+    }
+    fn prepare_of(&self, blanks: &mut runs::Blanks) -> OwnedFd {
+        let lock = runs::create(self.layout(), &self.dir, blanks).expect("a run directory");
         runs::write_spec(self.layout(), &self.dir, &self.spec).expect("a spec");
         lock
     }

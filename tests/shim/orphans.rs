@@ -269,12 +269,8 @@ fn a_shim_killed_at_any_moment_leaves_what_the_table_says() {
 }
 
 /// The temporary name under which the shim writes its state: a FIFO there blocks it in open(2), at a moment of our choice.
-fn block_state(run: &Run<'_>) -> Utf8PathBuf {
-    let shim = run.state().expect("a state").shim;
-    let path = run
-        .paths()
-        .dir
-        .join(format!(".state.json.{}.new", shim.pid));
+fn block_state(run: &Run<'_>, state: &str) -> Utf8PathBuf {
+    let path = run.paths().dir.join(format!(".state.json.{state}.new"));
     fifo(&path);
     path
 }
@@ -325,7 +321,7 @@ fn a_shim_killed_between_the_link_and_go_takes_the_gated_agent_with_it() {
     let shim = eventually("starting", || Some(run.state()?.shim));
     waits_to_open(&shim, "it opens the log");
     // The next state stops it, between S5 and S6; then the log lets it go on.
-    block_state(&run);
+    block_state(&run, "running");
     let log = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -387,7 +383,7 @@ fn a_shim_killed_before_it_could_write_the_end_leaves_a_lost_run() {
     let agent = run.agent();
     let shim = run.state().expect("a state").shim;
     run.says("ran");
-    block_state(&run);
+    block_state(&run, "ended");
     std::fs::write(world.path("fifo"), "go\n").expect("go");
     eventually("the agent is over", || {
         (!process::is_alive(&agent)).then_some(())

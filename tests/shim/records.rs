@@ -170,7 +170,8 @@ fn a_newer_record_is_refused_and_a_torn_one_is_none() {
 fn litter_goes_and_nothing_else() {
     let world = World::new();
     let run = world.sh(7, 1, "true");
-    let lock = runs::create(&world.layout, &run.dir).expect("a run directory");
+    let lock = runs::create(&world.layout, &run.dir, &mut runs::Blanks::default())
+        .expect("a run directory");
     assert!(
         !runs::clear_litter(&world.layout, &run.dir).expect("a look"),
         "locked"

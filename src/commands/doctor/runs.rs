@@ -54,12 +54,15 @@ fn temporary(layout: &Layout, area: &mut Area) {
         layout.live(),
         layout.control(),
     ];
+    // What was made ahead for a live run goes with its verdict.
+    let (live, _) = runs::list_live(layout).unwrap_or_default();
     for subject in runs::subjects(layout).unwrap_or_default() {
         dirs.push(layout.subject_runs(subject));
         dirs.extend(
             runs::list_runs(layout, subject)
                 .unwrap_or_default()
                 .iter()
+                .filter(|dir| !live.contains(dir))
                 .map(|dir| layout.run(dir).dir),
         );
     }

@@ -16,6 +16,7 @@ pub fn check_permissions(layout: &Layout) -> Result<Vec<String>, Error> {
         layout.state(),
         layout.runs(),
         layout.live(),
+        layout.blanks(),
         layout.control(),
         layout.tinytask(),
     ] {

@@ -460,7 +460,9 @@ fn half_written(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        if name == "blanks" {
+            // Nobody has begun to write those.
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found.extend(half_written(&entry.path()));
         } else if name.ends_with(".new") || name.ends_with(".tmp") {
             found.push(entry.path().display().to_string());

@@ -130,14 +130,9 @@ impl Scenario {
                 work.tasks.push(new_task(world, "steal", true));
                 work.tasks.push(new_task(world, "steal", true));
             }
-            Self::Stranger => {
-                let task = new_task(world, "plain", true);
-                write_pid_file(world, task, dead_pid());
-                work.tasks.push(task);
-            }
             Self::Inbound => {}
             Self::Folder => work.tasks.push(new_task(world, "plain", false)),
-            Self::Plain | Self::Restart | Self::Revive => {
+            Self::Plain | Self::Stranger | Self::Restart | Self::Revive => {
                 work.tasks.push(new_task(world, "plain", true));
             }
             Self::Leave | Self::Park => work.tasks.push(new_task(world, "leave", true)),
@@ -163,6 +158,8 @@ impl Scenario {
         match self {
             Self::Restart | Self::Retention => return world.kill_all(&[Role::Daemon]),
             Self::Revive => return world.kill_all(&[Role::Server]),
+            // Not before: the daemon clears it within milliseconds.
+            Self::Stranger => write_pid_file(world, work.tasks[0], dead_pid()),
             Self::Steal => {
                 // Both are in the queue before anybody looks: a run that began with the first alone would not answer for the second.
                 let killed = world.kill_all(&[Role::Daemon]);

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::edge::process::{self, Order, SHIM_WORD};
-use crate::edge::{files, kill_point};
+use crate::edge::{clock, files, kill_point};
 
 /// What came of the waiting.
 pub(super) enum Given {
@@ -23,6 +23,9 @@ pub(super) fn wait() -> Given {
         return Given::Nothing;
     };
     let line = CommandLine::find();
+    // Read while nobody waits: what its first record tells.
+    process::own();
+    clock::boot_id();
     kill_point::reach("S1:spare");
     let Some((Order { dir, env }, lock)) = process::receive(&socket) else {
         return Given::Nothing;

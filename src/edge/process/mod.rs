@@ -53,9 +53,14 @@ fn living(pid: i32) -> io::Result<Option<ProcessId>> {
 
 /// This process.
 pub fn own() -> ProcessId {
-    let pid = std::process::id().cast_signed();
-    // Only where /proc is not mounted is there no start time; then nothing compares equal to it, which is the safe side.
-    identity(pid).unwrap_or(ProcessId { pid, start: 0 })
+    static OWN: std::sync::OnceLock<ProcessId> = std::sync::OnceLock::new();
+    // No process of ours goes on after a fork(2) without an exec(2), so what was read once stays.
+    let own = OWN.get_or_init(|| {
+        let pid = std::process::id().cast_signed();
+        // Only where /proc is not mounted is there no start time; then nothing compares equal to it, which is the safe side.
+        identity(pid).unwrap_or(ProcessId { pid, start: 0 })
+    });
+    own.clone()
 }
 
 /// Does it live? A zombie does not; one that cannot be looked at does, as nobody may be taken for dead unseen. Only within one

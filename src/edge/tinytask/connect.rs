@@ -25,6 +25,9 @@ use super::{Dialect, Endpoint, Error};
 /// rmcp's own limit of 16 MiB is a list of 20,000 tasks.
 pub(super) const LARGEST_ANSWER: usize = 1 << 30;
 
+/// Connections that are kept for the next calls: a look makes two at once.
+const KEPT: usize = 2;
+
 /// What a tinytask must offer; v1 has them all.
 const NEEDED: [&str; 5] = [
     "get_my_queue",
@@ -222,13 +225,18 @@ fn http(endpoint: &Endpoint, url: &str) -> Result<StreamableHttpClientTransport<
         }
         other => return Err(refused(format!("{other}:// is not http://"))),
     }
-    let mut client = reqwest::Client::builder()
-        .pool_max_idle_per_host(0)
-        .redirect(reqwest::redirect::Policy::none());
-    // HTTP_PROXY is meant for the world outside; a proxy cannot reach this machine's loopback.
-    if is_loopback(&address) {
-        client = client.no_proxy();
-    }
+    let mut client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    client = if is_loopback(&address) {
+        // HTTP_PROXY is meant for the world outside; a proxy cannot reach this machine's loopback. A connection is kept until the server closes
+        // it, which tinytask v2 does after 66 s: a timer of ours would wake us for nothing. A call that meets the close is made again, or, where
+        // it writes, by the next look.
+        (client.no_proxy())
+            .pool_max_idle_per_host(KEPT)
+            .pool_idle_timeout(None)
+    } else {
+        // On the way elsewhere something may forget a connection that rests, and then a call waits out its time.
+        client.pool_max_idle_per_host(0)
+    };
     let client = client
         .build()
         .map_err(|error| refused(Cause::root(&error).to_string()))?;

@@ -51,6 +51,10 @@ const MOST_ROUNDS: u32 = 200;
 /// A look that saw more tasks, or requests, than this leaves megabytes behind that the allocator would keep.
 const LARGE: usize = 2000;
 
+/// So many looks leave as much behind, piece by piece: gaps between what is kept, and code that only some of them needed. It is given
+/// back once a rescan finds that nothing happens any more, and so rarely that nobody waits for its return.
+const MANY: u32 = 300;
+
 /// Why the daemon cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -183,8 +187,10 @@ pub struct Daemon {
     attention: Attention,
     /// Why nothing happens to each, by the last look that could tell.
     holds: Holds,
-    /// The start, or a large look, has left memory behind that is not needed at rest.
+    /// The start, a large look or many looks have left memory behind that is not needed at rest.
     has_to_give_back: bool,
+    /// Since memory was given back.
+    looks: u32,
     /// Ours; children in others are strays.
     session: i32,
 }
@@ -237,6 +243,7 @@ impl Daemon {
             attention: Attention::default(),
             holds: Holds::default(),
             has_to_give_back: true,
+            looks: 0,
             session: process::own_session(),
         })
     }
@@ -286,6 +293,7 @@ impl Daemon {
             let answered;
             let acted = match round {
                 Ok((looked, decision, acted)) => {
+                    self.looks += 1;
                     self.has_to_give_back |= looked.tasks.len().max(looked.inbound.len()) > LARGE;
                     answered = looked.tinytask.clone();
                     self.watch_processes(&looked, &decision);

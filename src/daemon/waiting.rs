@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::timers::Timers;
-use super::{Builtin, Daemon, lock};
+use super::{Builtin, Daemon, MANY, lock};
 use crate::core::attention::News;
 use crate::core::model::{Millis, Moment, Now, Timestamp};
 use crate::edge::watch::{self, Watch};
@@ -31,10 +31,11 @@ impl Daemon {
         timers: &mut Timers,
     ) -> Option<&'static str> {
         let mut is_settled = self.options.shim.spare().is_some()
-            && !self.has_to_give_back
             && !self.looker.memory.wants_indexing()
             && !self.wants_blank();
         loop {
+            // A rescan that calls for no look may have said so.
+            is_settled &= !self.has_to_give_back;
             let wake_at = self.attention.wake_at();
             let is_called_for = tokio::select! {
                 biased;
@@ -82,6 +83,7 @@ impl Daemon {
                     // One at a time: something may happen meanwhile.
                     self.make_blank();
                     if std::mem::take(&mut self.has_to_give_back) {
+                        self.looks = 0;
                         self.looker.memory.pack();
                         machine::give_back_memory();
                     }
@@ -234,6 +236,7 @@ impl Daemon {
             && !self.attention.is_called_for();
         if is_still {
             self.lock.touch();
+            self.has_to_give_back |= self.looks > MANY;
         }
         timers.rescanned(self.looker.config.rescan);
         !is_still

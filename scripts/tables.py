@@ -102,10 +102,11 @@ def targets(data):
     table.most("built-in tinytask, idle", "idle.tinytask_rss_kb", 15, " MB RSS", per=1024)
     table.most("shim", "idle.shim_private_kb", 2, " MB private", per=1024)
     table.most("shim", "idle.shim_rss_kb", 4, " MB RSS", per=1024)
-    growth = [get(data, f"memory.{key}") for key in ("daemon_growth_kb", "events", "runs")]
-    what = f"daemon's growth over {told(growth[1], 0)} events and {told(growth[2], 0)} runs"
+    growth = [get(data, f"memory.{key}") for key in ("daemon_growth_kb", "daemon_anon_growth_kb", "events", "runs")]
+    what = f"daemon's growth over {told(growth[2], 0)} events and {told(growth[3], 0)} runs"
     # What an allocator keeps at hand differs by some pages from one moment to the next.
-    table.add(what, "none", f"{told(growth[0], 0)} kB", None if growth[0] is None else growth[0] <= 512)
+    reached = None if growth[0] is None else growth[0] <= 512
+    table.add(what, "none", f"{told(growth[0], 0)} kB RSS, {told(growth[1], 0)} kB of it anonymous", reached)
     lost, runs, took = (get(data, f"burst_100k.{key}") for key in ("lost", "dispatcher_runs", "seconds"))
     files = told(get(data, "burst_100k.files"), 0)
     what = f"{files} files dropped while the daemon is stopped"

@@ -10,6 +10,9 @@ use crate::{Failure, Setup, fill};
 const QUEUES: usize = 8;
 /// Tasks that wait at any time: as many as keep all queues busy.
 const AHEAD: usize = 4 * QUEUES;
+/// Seconds from rescan to rescan, where growth is measured: what many looks have left behind is given back by the first that finds
+/// nothing new. The two after it use again what a daemon at rest uses.
+const RESCAN: u64 = 5;
 
 pub(crate) fn memory(setup: &Setup) -> Result<Row, Failure> {
     let row = large(setup)?;
@@ -41,13 +44,17 @@ fn growth(setup: &Setup, row: Row) -> Result<Row, Failure> {
     let queues: Vec<Queue> = (0..QUEUES)
         .map(|n| Queue::new(format!("work-{n}"), "done", ""))
         .collect();
-    let mut world = World::new(setup, setup.folder("growth")?, "", &queues)?;
+    let top = format!("rescan = \"{RESCAN}s\"\n");
+    let mut world = World::new(setup, setup.folder("growth")?, &top, &queues)?;
     world.start()?;
     let weigh = |world: &mut World| {
         world.wait_quiet(0, Duration::from_secs(2))?;
+        std::thread::sleep(Duration::from_secs(4 * RESCAN + 1));
         let daemon = Process::whole(world.daemon_pid())?;
         Ok::<_, Failure>((daemon, Process::whole(world.tinytask_pid()?)?))
     };
+    // What the start has left behind is given back before the first run.
+    world.wait_quiet(0, Duration::from_secs(1))?;
     work(&mut world, &queues, runs / 10)?;
     let begun = weigh(&mut world)?;
     storm(&world, events)?;
@@ -56,18 +63,34 @@ fn growth(setup: &Setup, row: Row) -> Result<Row, Failure> {
     let half = weigh(&mut world)?;
     work(&mut world, &queues, runs - runs / 2)?;
     let end = weigh(&mut world)?;
-    let kb = |of: u64| of as f64;
+    let mut row = row.with("events", events as f64).with("runs", runs as f64);
+    for (when, (daemon, _)) in [
+        ("before", &begun),
+        ("after_events", &after_events),
+        ("after_half_the_runs", &half),
+        ("after_all", &end),
+    ] {
+        row = row
+            .with(&format!("daemon_{when}_kb"), daemon.rss_kb as f64)
+            .with(&format!("daemon_anon_{when}_kb"), daemon.anon_kb as f64);
+    }
+    for (when, (_, tinytask)) in [("before", &begun), ("after_all", &end)] {
+        row = row
+            .with(&format!("tinytask_{when}_kb"), tinytask.rss_kb as f64)
+            .with(&format!("tinytask_anon_{when}_kb"), tinytask.anon_kb as f64);
+    }
+    let more = |from: u64, to: u64| to as f64 - from as f64;
     Ok(row
-        .with("events", events as f64)
-        .with("runs", runs as f64)
-        .with("daemon_before_kb", kb(begun.0.rss_kb))
-        .with("daemon_after_events_kb", kb(after_events.0.rss_kb))
-        .with("daemon_after_half_the_runs_kb", kb(half.0.rss_kb))
-        .with("daemon_after_all_kb", kb(end.0.rss_kb))
-        .with("daemon_growth_kb", kb(end.0.rss_kb) - kb(begun.0.rss_kb))
-        .with("tinytask_before_kb", kb(begun.1.rss_kb))
-        .with("tinytask_after_all_kb", kb(end.1.rss_kb))
-        .with("tinytask_growth_kb", kb(end.1.rss_kb) - kb(begun.1.rss_kb)))
+        .with("daemon_growth_kb", more(begun.0.rss_kb, end.0.rss_kb))
+        .with(
+            "daemon_anon_growth_kb",
+            more(begun.0.anon_kb, end.0.anon_kb),
+        )
+        .with("tinytask_growth_kb", more(begun.1.rss_kb, end.1.rss_kb))
+        .with(
+            "tinytask_anon_growth_kb",
+            more(begun.1.anon_kb, end.1.anon_kb),
+        ))
 }
 
 /// Files written in inbound/ that are no requests: each is heard of, and starts nothing.

@@ -415,6 +415,8 @@ pub(crate) struct Process {
     /// Of each thread: voluntary_ctxt_switches, and nanoseconds on a CPU by schedstat.
     threads: BTreeMap<String, (u64, u64)>,
     pub(crate) rss_kb: u64,
+    /// Of these, what is no file's: RssAnon.
+    pub(crate) anon_kb: u64,
     pub(crate) peak_kb: u64,
     /// Private_Clean + Private_Dirty of smaps_rollup.
     pub(crate) private_kb: u64,
@@ -467,6 +469,7 @@ impl Process {
         let mut sum = Self::of(pid)?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         sum.rss_kb = number(&status, "VmRSS:");
+        sum.anon_kb = number(&status, "RssAnon:");
         sum.peak_kb = number(&status, "VmHWM:");
         let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         sum.private_kb = number(&maps, "Private_Clean:") + number(&maps, "Private_Dirty:");

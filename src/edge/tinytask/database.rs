@@ -4,12 +4,12 @@
 //! first sign of anything unexpected, which is every error here.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::types::{FromSql, ValueRef};
-use rusqlite::{Connection, Error, OpenFlags, Result, Row};
+use rusqlite::{Connection, Error, OpenFlags, Result, Row, Statement};
 
 use super::wire;
 use crate::core::model::{Task, TaskId, TaskStatus, Text};
@@ -17,13 +17,14 @@ use crate::core::model::{Task, TaskId, TaskStatus, Text};
 /// Enough for the pages of one reading; the default of 2 MB would stay with us.
 const CACHE_KIB: i64 = 512;
 
-/// The columns in the order of [`read`]; what keeps a task waiting is a blocker that is there and not complete. The built-in server's own
-/// words, but for the order of the rows.
+/// The columns in the order of [`read`]: the built-in server's own words, but for the order of the rows and [`BLOCKS`].
 const OPEN_TASKS: &str = "SELECT t.id, t.title, t.description, t.status, t.assigned_to, t.previous_assigned_to, t.created_by, t.priority, \
-     t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at, t.archived_at, \
-     CASE WHEN t.blocked_by_task_id IS NULL THEN 0 \
-     ELSE EXISTS (SELECT 1 FROM tasks b WHERE b.id = t.blocked_by_task_id AND b.status <> 'complete') END \
+     t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at, t.archived_at \
      FROM tasks t WHERE t.status IN ('idle', 'working') AND t.archived_at IS NULL";
+
+/// What keeps a task waiting is a blocker that is there and not complete.
+const BLOCKS: &str =
+    "SELECT EXISTS (SELECT 1 FROM tasks b WHERE b.id = ?1 AND b.status <> 'complete')";
 
 /// For reading only, and without ever waiting.
 pub(super) fn open(path: &Utf8Path) -> Result<Connection> {
@@ -51,17 +52,40 @@ pub(super) fn open(path: &Utf8Path) -> Result<Connection> {
 pub fn open_tasks(path: &Utf8Path) -> Result<BTreeMap<TaskId, Task>> {
     let connection = open(path)?;
     let mut statement = connection.prepare(OPEN_TASKS)?;
+    let mut blockers = Blockers {
+        statement: connection.prepare(BLOCKS)?,
+        known: HashMap::new(),
+    };
     let mut rows = statement.query([])?;
-    let mut tasks = BTreeMap::new();
+    let mut tasks = Vec::new();
     while let Some(row) = rows.next()? {
-        let task = read(row)?.into_task().map_err(|_| Error::InvalidQuery)?;
-        tasks.insert(task.id, task);
+        let row = read(row, &mut blockers)?;
+        let task = row.into_task().map_err(|_| Error::InvalidQuery)?;
+        tasks.push((task.id, task));
     }
-    Ok(tasks)
+    Ok(tasks.into_iter().collect())
+}
+
+/// Which tasks keep others waiting. Thousands may wait for the same one, which is asked about once; while the rows are read, and so as of
+/// the same moment.
+struct Blockers<'a> {
+    statement: Statement<'a>,
+    known: HashMap<i64, bool>,
+}
+
+impl Blockers<'_> {
+    fn blocks(&mut self, id: i64) -> Result<bool> {
+        if let Some(known) = self.known.get(&id) {
+            return Ok(*known);
+        }
+        let blocks = self.statement.query_row([id], |row| row.get(0))?;
+        self.known.insert(id, blocks);
+        Ok(blocks)
+    }
 }
 
 /// One row, as the server would write it.
-fn read<'a>(row: &'a Row<'_>) -> Result<wire::Row<'a>> {
+fn read<'a>(row: &'a Row<'_>, blockers: &mut Blockers<'_>) -> Result<wire::Row<'a>> {
     let words =
         |column| Ok::<_, Error>(text(row, column)?.map(|text| wire::Words(Cow::Borrowed(text))));
     let shared = |column| Ok::<_, Error>(text(row, column)?.map(Text::from));
@@ -79,6 +103,8 @@ fn read<'a>(row: &'a Row<'_>) -> Result<wire::Row<'a>> {
         Some(tags) => Some(serde_json::from_str(tags).map_err(|_| Error::InvalidQuery)?),
         None => None,
     };
+    let blocked_by: Option<i64> = row.get(11)?;
+    let is_blocked = blocked_by.map_or(Ok(false), |id| blockers.blocks(id))?;
     Ok(wire::Row {
         id: row.get(0)?,
         title: needed(1)?.to_owned(),
@@ -91,11 +117,11 @@ fn read<'a>(row: &'a Row<'_>) -> Result<wire::Row<'a>> {
         tags,
         parent_task_id: row.get(9)?,
         queue_name: shared(10)?,
-        blocked_by_task_id: row.get(11)?,
+        blocked_by_task_id: blocked_by,
         created_at: needed(12)?.into(),
         updated_at: needed(13)?.into(),
         archived_at: words(14)?,
-        is_currently_blocked: Some(row.get(15)?),
+        is_currently_blocked: Some(is_blocked),
     })
 }
 

@@ -125,6 +125,8 @@ impl Row<'_> {
         let positive = |id: Option<i64>| id.and_then(|id| TaskId::try_from(id).ok());
         let time = |text: &str| parse_time(text).ok_or_else(|| format!("`{text}` is no time"));
         let fields = self.fields();
+        let created_at = time(&self.created_at)?;
+        let is_unchanged = self.updated_at == self.created_at;
         Ok(Task {
             id: TaskId::try_from(self.id).map_err(|error| error.to_string())?,
             status: self.status,
@@ -132,8 +134,12 @@ impl Row<'_> {
             blocked_by: positive(self.blocked_by_task_id),
             is_blocked: self.is_currently_blocked.unwrap_or(false),
             priority: self.priority.unwrap_or(0.0),
-            created_at: time(&self.created_at)?,
-            updated_at: time(&self.updated_at)?,
+            created_at,
+            updated_at: if is_unchanged {
+                created_at
+            } else {
+                time(&self.updated_at)?
+            },
             is_archived: self.archived_at.is_some(),
             title: self.title,
             assigned_to: self.assigned_to,

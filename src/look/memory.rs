@@ -180,7 +180,7 @@ impl Looker {
             let index = runs::read_index(&layout);
             let told = index
                 .into_iter()
-                .map(|(id, (mark, packed))| (RunSubject::Task(id), Earlier::Indexed(mark, packed)));
+                .map(|(id, mark, packed)| (RunSubject::Task(id), Earlier::Indexed(mark, packed)));
             let told: Vec<_> = told
                 .filter(|(subject, _)| !live.contains(subject))
                 .collect();
@@ -235,29 +235,32 @@ impl Looker {
         });
         // Whether somebody's own run is released is on record, also where its task's queue was not asked.
         let strangers = seen.strangers.keys().copied();
-        let wanted: BTreeSet<RunSubject> = tasks
+        // Nearly in their order already.
+        let wanted: BTreeSet<RunSubject> = ([RunSubject::Inbound].into_iter())
+            .chain(tasks)
             .chain(runs)
             .chain(strangers)
             .chain(people)
             .chain(touched)
-            .chain([RunSubject::Inbound])
             .collect();
         let on_record = runs::Recorded::open(&self.layout)?;
-        let wants_reading = |subject: &&RunSubject| {
-            let kept = memory.histories.get(subject);
-            kept.is_none_or(|kept| kept.is_stale)
-        };
-        let unread: Vec<RunSubject> = wanted.iter().filter(wants_reading).copied().collect();
+        let (mut found, mut unread) = (Vec::new(), Vec::new());
+        for subject in &wanted {
+            match memory.histories.get(subject) {
+                Some(kept) if !kept.is_stale => found.push((*subject, kept.past.clone())),
+                _ => unread.push(*subject),
+            }
+        }
         let index = if unread.len() > FEW {
             runs::read_index(&self.layout)
         } else {
-            Index::new()
+            Index::default()
         };
         // A power cut may have taken a verdict that the index has; then its run is still live.
         let live: BTreeSet<_> = seen.runs.iter().map(|run| run.dir.id.subject).collect();
         let indexed = |subject: RunSubject| {
-            let (mark, packed) = index.get(&subject.task()?)?;
-            (!live.contains(&subject)).then_some((*mark, packed))
+            let told = index.of(subject.task()?)?;
+            (!live.contains(&subject)).then_some(told)
         };
         let unread: Vec<(RunSubject, Earlier)> = (unread.into_iter())
             .map(|subject| {
@@ -279,17 +282,14 @@ impl Looker {
                 Ok(Read { past, mark }) => {
                     let is_indexed = mark == indexed(subject).map(|(mark, _)| mark);
                     memory.unindexed += usize::from(mark.is_some() && !is_indexed);
+                    found.push((subject, past.clone()));
                     memory.histories.insert(subject, Kept::new(past, mark));
                 }
                 Err(error) => seen.cannot_read(subject, chain(&error)),
             }
         }
-        let found = wanted.iter().filter_map(|subject| {
-            let kept = memory.histories.get(subject)?;
-            let is_told = !kept.is_stale && !kept.past.is_empty();
-            is_told.then(|| (*subject, kept.past.clone()))
-        });
-        seen.histories = found.collect();
+        found.retain(|(_, past)| !past.is_empty());
+        seen.histories = found.into_iter().collect();
         // Closed tasks leave the lists, and so the cache; at a narrower look, those that were asked about one by one. Those of queues that were
         // not asked are still open, as far as is known.
         if memory.is_writer && seen.coverage == Coverage::Everything {

@@ -9,7 +9,6 @@
 //! Interleaving survived: the daemon reads a subject's past, a run of it begins and ends, and the index is written. The entry has the
 //! stamp from before, the folder another one, so its reader reads the records.
 
-use std::collections::BTreeMap;
 use std::hash::Hasher as _;
 
 use bytes::Bytes;
@@ -42,7 +41,30 @@ impl Mark {
 }
 
 /// What the index tells of each task: its past, packed.
-pub type Index = BTreeMap<TaskId, (Mark, Bytes)>;
+#[derive(Debug, Default)]
+pub struct Index(Vec<(TaskId, Mark, Bytes)>);
+
+impl Index {
+    /// It tells of no task.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What it tells of this task.
+    pub fn of(&self, id: TaskId) -> Option<(Mark, &Bytes)> {
+        let found = self.0.binary_search_by_key(&id, |(id, ..)| *id).ok()?;
+        let (_, mark, packed) = self.0.get(found)?;
+        Some((*mark, packed))
+    }
+}
+
+impl IntoIterator for Index {
+    type Item = (TaskId, Mark, Bytes);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
 
 /// The index; an empty one where there is none that counts. Its pasts share the memory of the file.
 pub fn read_index(layout: &Layout) -> Index {
@@ -50,7 +72,7 @@ pub fn read_index(layout: &Layout) -> Index {
     parse(&bytes.into()).unwrap_or_default()
 }
 
-/// Replaces the index.
+/// Replaces the index; its entries are in the order of their tasks.
 pub fn write_index<'a>(
     layout: &Layout,
     entries: impl Iterator<Item = (RunSubject, Mark, &'a Past)>,
@@ -78,7 +100,7 @@ fn parse(bytes: &Bytes) -> Option<Index> {
     if digest(rest) != digest_told || number(&mut rest)? != version() {
         return None;
     }
-    let mut entries = Vec::new();
+    let mut entries: Vec<(TaskId, Mark, Bytes)> = Vec::new();
     while !rest.is_empty() {
         let id = TaskId::try_from(number(&mut rest)?.cast_signed()).ok()?;
         let mark = Mark {
@@ -87,10 +109,12 @@ fn parse(bytes: &Bytes) -> Option<Index> {
         };
         let length = usize::try_from(number(&mut rest)?).ok()?;
         let (packed, others) = rest.split_at_checked(length)?;
-        entries.push((id, (mark, bytes.slice_ref(packed))));
+        entries.push((id, mark, bytes.slice_ref(packed)));
         rest = others;
     }
-    Some(entries.into_iter().collect())
+    entries
+        .is_sorted_by_key(|(id, ..)| *id)
+        .then_some(Index(entries))
 }
 
 fn number(rest: &mut &[u8]) -> Option<u64> {
@@ -146,9 +170,11 @@ mod tests {
         let entries = entries.into_iter().map(|subject| (subject, mark, &past));
         write_index(&layout, entries).expect("written");
         let index = read_index(&layout);
-        assert_eq!(index.keys().copied().collect::<Vec<_>>(), [id(7), id(8)]);
-        assert_eq!(index[&id(7)].0, mark);
-        assert_eq!(*Past::from_packed(index[&id(7)].1.clone()), history());
+        assert_eq!(index.0.len(), 2);
+        assert!(index.of(id(8)).is_some() && index.of(id(9)).is_none());
+        let (marked, packed) = index.of(id(7)).expect("it was written");
+        assert_eq!(marked, mark);
+        assert_eq!(*Past::from_packed(packed.clone()), history());
 
         let whole = std::fs::read(layout.index()).expect("it is there");
         for length in 0..whole.len() {

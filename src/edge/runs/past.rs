@@ -386,31 +386,30 @@ fn tail<T: Line>(path: &Utf8Path, limit: usize, since: Timestamp) -> Result<Vec<
     // What was read of the line that began before `start`.
     let mut rest: Vec<u8> = Vec::new();
     while newest_first.len() < limit && start > 0 && !is_enough {
-        let mut bytes = Vec::new();
         let from = start.saturating_sub(block);
+        let mut bytes = Vec::with_capacity((start - from) as usize + rest.len());
         file.seek(SeekFrom::Start(from))
             .and_then(|_| (&mut file).take(start - from).read_to_end(&mut bytes))
             .map_err(io_error("read", path))?;
-        let reached_start = from == 0;
         start = from;
         bytes.append(&mut rest);
-        let mut lines = bytes.split(|&byte| byte == b'\n');
-        if !reached_start {
+        let complete = if from == 0 {
+            Some(&bytes[..])
+        } else {
             // The first piece may lack its beginning; a line beyond any record's size is given up.
-            rest = lines.next().unwrap_or_default().to_vec();
+            let mut pieces = bytes.splitn(2, |&byte| byte == b'\n');
+            rest = pieces.next().unwrap_or_default().to_vec();
             if rest.len() as u64 > RECORD_LIMIT {
                 rest.clear();
             }
-        }
-        let complete: Vec<&[u8]> = lines.collect();
-        block = if complete.is_empty() {
-            block * 2
-        } else {
-            BLOCK
+            pieces.next()
         };
-        for line in complete.into_iter().rev() {
+        block = if complete.is_none() { block * 2 } else { BLOCK };
+        // All at once: thousands of lines are found, and read, more quickly in what is known to be UTF-8.
+        let complete = String::from_utf8_lossy(complete.unwrap_or_default());
+        for line in complete.rsplit('\n') {
             // A newer line is skipped as a foreign one: history only informs; the run's own records are what refuses.
-            let Ok(verdict) = serde_json::from_slice::<T>(line) else {
+            let Ok(verdict) = serde_json::from_str::<T>(line) else {
                 continue;
             };
             let (format, run, judged) = verdict.about();

@@ -1,6 +1,6 @@
 //! A snapshot and its decision, sorted by queue: what `status` prints and its JSON holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -131,7 +131,9 @@ impl LiveRun<'_> {
 
 impl<'a> Board<'a> {
     pub(super) fn of(seen: &'a Snapshot, decision: &'a Decision, policy: &Policy) -> Self {
-        let mut task_holds: BTreeMap<TaskId, (usize, &Hold)> = BTreeMap::new();
+        // Of ten thousand tasks, each is looked for once.
+        let mut task_holds: HashMap<TaskId, (usize, &Hold)> =
+            HashMap::with_capacity(decision.holds.len());
         let mut file_holds = BTreeMap::new();
         let mut run_holds: BTreeMap<RunId, Vec<&Hold>> = BTreeMap::new();
         let mut queue_holds: BTreeMap<&QueueName, Vec<&Hold>> = BTreeMap::new();
@@ -335,11 +337,15 @@ fn odd(seen: &Snapshot) -> Vec<String> {
             ));
         }
     }
+    // Both are in the order of the tasks' numbers.
+    let mut tasks = seen.tasks.values().peekable();
     for (subject, history) in &seen.histories {
-        let Some((first, last)) = history.gist(*subject).born else {
+        let Some(id) = subject.task() else { continue };
+        while tasks.next_if(|task| task.id < id).is_some() {}
+        let Some(task) = tasks.next_if(|task| task.id == id) else {
             continue;
         };
-        let Some(task) = subject.task().and_then(|id| seen.tasks.get(&id)) else {
+        let Some((first, last)) = history.gist(*subject).born else {
             continue;
         };
         let born = task.key().created_at;

@@ -5,6 +5,9 @@ use crate::core::verdict::Meaning;
 use crate::core::{Hold, Snapshot, Subject};
 use crate::view::text::{ago, clean, list, plural, unbroken, wait};
 
+/// Stands for the number of any of several tasks.
+const ANY_TASK: &str = "TASK";
+
 /// A hold in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words {
@@ -50,9 +53,21 @@ pub fn words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Word
 /// As [`words`], for any of several tasks that wait for the same: `TASK` stands for its number.
 pub fn shared_words(seen: &Snapshot, subject: &Subject, hold: &Hold, now: &Now) -> Words {
     match subject {
-        Subject::Task(_) => words_about(seen, subject, "TASK", hold, now),
+        Subject::Task(_) => words_about(seen, subject, ANY_TASK, hold, now),
         _ => words(seen, subject, hold, now),
     }
+}
+
+/// The words of a hold where each task that has it is told the same; `None` where they name the task, or its queue.
+pub(super) fn words_of_all(
+    seen: &Snapshot,
+    subject: &Subject,
+    hold: &Hold,
+    now: &Now,
+) -> Option<String> {
+    let is_of_task = matches!(subject, Subject::Task(_)) && *hold != Hold::NoRecipe;
+    let words = is_of_task.then(|| words_about(seen, subject, ANY_TASK, hold, now).line());
+    words.filter(|words| !words.contains(ANY_TASK))
 }
 
 fn words_about(seen: &Snapshot, subject: &Subject, about: &str, hold: &Hold, now: &Now) -> Words {

@@ -35,6 +35,7 @@ use crate::core::{Hold, InboundState, Snapshot, Subject, Tinytask};
 use crate::view::board::{
     Board, Kind, LiveRun, Row, Waiting, doubtful, verdict_subject, verdict_words,
 };
+use crate::view::hold::words_of_all;
 use crate::view::hold_words;
 use crate::view::status::{Daemon, StatusInput};
 use crate::view::text;
@@ -119,16 +120,22 @@ pub(super) struct Held<'a> {
 
 impl Serialize for Held<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut last = self.holds.last.borrow_mut();
         // Thousands wait for the same, one after the other.
-        if last.as_ref().is_none_or(|(hold, _)| hold != self.hold) {
-            *last = Some((self.hold.clone(), self.holds.form(self.hold)));
-        }
+        let mut last = self.holds.last.borrow_mut();
+        let last = match &mut *last {
+            Some(last) if last.hold == *self.hold => last,
+            last => last.insert(self.holds.last(&self.subject, self.hold)),
+        };
         let mut object = to.serialize_map(None)?;
-        for (key, value) in last.iter().flat_map(|(_, form)| form) {
+        for (key, value) in &last.form {
             object.serialize_entry(key, value)?;
         }
-        object.serialize_entry("text", &self.holds.text(&self.subject, self.hold))?;
+        match (&self.subject, &last.text) {
+            (Subject::Task(_), Some(text)) => object.serialize_entry("text", text)?,
+            (subject, _) => {
+                object.serialize_entry("text", &self.holds.text(subject, self.hold))?;
+            }
+        }
         object.end()
     }
 }
@@ -139,7 +146,14 @@ pub(super) struct HoldJson<'a> {
     now: &'a Now,
     time: &'a dyn Fn(Timestamp) -> String,
     /// The last one that was written.
-    last: RefCell<Option<(Hold, Map<String, Value>)>>,
+    last: RefCell<Option<LastHold>>,
+}
+
+struct LastHold {
+    hold: Hold,
+    form: Map<String, Value>,
+    /// Where each task that has it is told the same.
+    text: Option<String>,
 }
 
 impl<'a> HoldJson<'a> {
@@ -161,6 +175,14 @@ impl<'a> HoldJson<'a> {
         let mut form = self.form(hold);
         form.insert("text".into(), self.text(subject, hold).into());
         form.into()
+    }
+
+    fn last(&self, subject: &Subject, hold: &Hold) -> LastHold {
+        LastHold {
+            hold: hold.clone(),
+            form: self.form(hold),
+            text: words_of_all(self.seen, subject, hold, self.now),
+        }
     }
 
     fn form(&self, hold: &Hold) -> Map<String, Value> {

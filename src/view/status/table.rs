@@ -169,7 +169,15 @@ fn groups<'r, 'a: 'r>(
     tasks: impl Iterator<Item = &'r Waiting<'a>>,
 ) -> Vec<(Vec<&'r Waiting<'a>>, String)> {
     let mut groups: Vec<(Vec<&Waiting>, String)> = Vec::new();
+    let mut last: Option<(&Waiting, usize)> = None;
     for waiting in tasks {
+        // Hundreds wait for the same, one after the other.
+        if let Some((other, group)) = last
+            && (other.kind, other.hold) == (waiting.kind, waiting.hold)
+        {
+            groups[group].0.push(waiting);
+            continue;
+        }
         let said = match (waiting.kind, waiting.hold) {
             (Kind::Starts, _) if input.daemon.is_alive() => "starts now".into(),
             (Kind::Starts, _) => "would start now".into(),
@@ -179,10 +187,15 @@ fn groups<'r, 'a: 'r>(
             }
             (_, None) => "nothing of its own stands in its way".into(),
         };
-        match groups.iter_mut().find(|(_, other)| *other == said) {
-            Some((tasks, _)) => tasks.push(waiting),
-            None => groups.push((vec![waiting], said)),
-        }
+        let group = match groups.iter().position(|(_, other)| *other == said) {
+            Some(group) => group,
+            None => {
+                groups.push((Vec::new(), said));
+                groups.len() - 1
+            }
+        };
+        groups[group].0.push(waiting);
+        last = Some((waiting, group));
     }
     for (tasks, said) in &mut groups {
         if let [one] = tasks.as_slice()

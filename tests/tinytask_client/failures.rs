@@ -145,6 +145,8 @@ async fn a_400_without_an_id_does_not_hang_for_ever() {
         "get_my_queue",
         [
             list(&[]),
+            // A list that comes as anything else is asked for twice in one call, the second time through rmcp.
+            http("400 Bad Request", "application/json", stale),
             http("400 Bad Request", "application/json", stale),
             list(&[row(1, "idle")]),
         ],

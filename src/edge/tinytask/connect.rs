@@ -25,8 +25,8 @@ use super::{Dialect, Endpoint, Error};
 /// rmcp's own limit of 16 MiB is a list of 20,000 tasks.
 pub(super) const LARGEST_ANSWER: usize = 1 << 30;
 
-/// Connections that are kept for the next calls: a look makes two at once.
-const KEPT: usize = 2;
+/// Connections that are kept for the next calls: for the queues, the details and the witnesses that a look mostly asks for at once.
+const KEPT: usize = 6;
 
 /// What a tinytask must offer; v1 has them all.
 const NEEDED: [&str; 5] = [

@@ -1,6 +1,6 @@
 //! Run directories that are made ahead, with an empty file for each that a start needs.
 //!
-//! A new inode is the dearest thing a launch asks of a disk: on ext4 without a journal 0.1 to 0.5 ms each, as the kernel looks at all that were
+//! A new inode is the dearest thing a launch asks of a disk: on ext4 without a journal 0.1 to 0.4 ms each, as the kernel looks at all that were
 //! freed within the last minutes and takes none of them. A start needs nine. A new name for one that is there costs a tenth of that, so the
 //! daemon makes them while nobody waits, and a launch gives them their names.
 //!
@@ -44,7 +44,7 @@ pub struct Blanks {
     there: Vec<u32>,
     /// The number of the next one.
     next: u32,
-    /// None can be made, or given a name: until the next launch that finds one, or for good.
+    /// None could be made, or given a name: until the next launch.
     is_of_no_use: bool,
 }
 

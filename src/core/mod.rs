@@ -99,6 +99,15 @@ impl Snapshot {
             None => self.tasks.get(&id),
         }
     }
+
+    /// How many open parts each whole has, as far as `tasks` shows them.
+    pub fn open_parts(&self) -> BTreeMap<TaskId, u32> {
+        let mut parts = BTreeMap::new();
+        for whole in self.tasks.values().filter_map(|task| task.parent) {
+            *parts.entry(whole).or_default() += 1;
+        }
+        parts
+    }
 }
 
 /// tinytask's health in this look.

@@ -3,9 +3,11 @@
 //! The exit code does not enter: goose exits 0 on quota errors, at its turn limit and without its extensions. tinytask and
 //! the folder are asked instead, and what they say afterwards is compared with the baseline of the launch.
 
+use std::collections::{BTreeMap, HashSet};
+
 use crate::core::model::{
-    Detail, FoundDetail, Moment, Now, Outcome, QueueName, RunMark, RunState, RunSubject, Task,
-    TaskId, TaskKey, TaskStatus,
+    Detail, Moment, Now, Outcome, QueueName, RunMark, RunState, RunSubject, Task, TaskId, TaskKey,
+    TaskStatus,
 };
 use crate::core::policy::LATE_AFTER;
 use crate::core::record::{
@@ -167,6 +169,16 @@ pub struct Case<'a> {
     pub now: &'a Now,
 }
 
+/// What tinytask says of a task now.
+enum Word<'a> {
+    Found {
+        task: &'a Task,
+        last_comment: i64,
+        open_subtasks: u32,
+    },
+    NotFound,
+}
+
 impl Case<'_> {
     /// The verdict, or `None` while an answer of tinytask is missing.
     pub fn judge(&self) -> Option<VerdictRecord> {
@@ -176,17 +188,19 @@ impl Case<'_> {
         let started = state.and_then(|s| s.running.clone());
         let ended = state.and_then(|s| s.ended.clone());
 
+        let never_ran = matches!(outcome, Outcome::NotLaunched(_));
+        let parts = self.seen.open_parts();
         let mut tasks = Vec::new();
         for before in &spec.baseline.tasks {
             let is_named = spec.task == Some(before.key);
-            if self.has_company && !is_named {
+            // What was taken or moved beside a run that never ran, or by its company, was taken or moved by others.
+            if (self.has_company || never_ran) && !is_named {
                 continue;
             }
-            if let Some(verdict) = self.task(before, is_named)? {
-                tasks.push(verdict);
-            }
+            let after = self.after(before.key.id, &parts)?;
+            tasks.extend(self.task(before, after, is_named, never_ran));
         }
-        tasks.extend(self.claimed_later());
+        tasks.extend(self.claimed_later(&parts));
         let named_only_idle =
             |t: &TaskVerdict| t.verdict == Verdict::NoProgress && spec.task == Some(t.key);
         if tasks.iter().any(|t| !named_only_idle(t)) {
@@ -241,39 +255,44 @@ impl Case<'_> {
         })
     }
 
-    /// tinytask's present word on a task: its `get_task` answer, else what the queue's list shows.
-    fn after(&self, id: TaskId) -> Option<Detail> {
-        self.seen.details.get(&id).cloned().or_else(|| {
-            let task = self.seen.tasks.get(&id)?.clone();
-            let children = self.seen.tasks.values().filter(|t| t.parent == Some(id));
-            let open_subtasks = children.count() as u32;
-            Some(Detail::Found(FoundDetail {
+    /// tinytask's present word on a task: its `get_task` answer, else what the queue's list shows. `None`: not known yet.
+    fn after(&self, id: TaskId, parts: &BTreeMap<TaskId, u32>) -> Option<Word<'_>> {
+        match self.seen.details.get(&id) {
+            Some(Detail::Found(found)) => Some(Word::Found {
+                task: &found.task,
+                last_comment: found.last_comment,
+                open_subtasks: found.open_subtasks,
+            }),
+            Some(Detail::NotFound) => Some(Word::NotFound),
+            None => self.seen.tasks.get(&id).map(|task| Word::Found {
                 task,
                 last_comment: 0,
-                our_comments: Vec::new(),
-                open_subtasks,
-            }))
-        })
+                open_subtasks: parts.get(&id).copied().unwrap_or(0),
+            }),
+        }
     }
 
-    /// `Some(None)`: untouched. `None`: not known yet.
-    fn task(&self, before: &BaselineTask, is_named: bool) -> Option<Option<TaskVerdict>> {
-        let never_ran = matches!(self.run.outcome(), Outcome::NotLaunched(_));
-        // What was taken or moved meanwhile was taken or moved by others.
-        if never_ran && !is_named {
-            return Some(None);
-        }
-        let after = self.after(before.key.id)?;
-        let found = match after {
-            Detail::Found(found) if found.task.key() == before.key => found,
-            Detail::Found(_) | Detail::NotFound => {
-                return Some(Some(TaskVerdict {
+    /// `None`: untouched.
+    fn task(
+        &self,
+        before: &BaselineTask,
+        after: Word<'_>,
+        is_named: bool,
+        never_ran: bool,
+    ) -> Option<TaskVerdict> {
+        let (task, last_comment, open_subtasks) = match after {
+            Word::Found {
+                task,
+                last_comment,
+                open_subtasks,
+            } if task.key() == before.key => (task, last_comment, open_subtasks),
+            Word::Found { .. } | Word::NotFound => {
+                return Some(TaskVerdict {
                     fields: before.fields,
                     ..self.entry(before.key, Verdict::Gone)
-                }));
+                });
             }
         };
-        let task = &found.task;
         let here = task.assigned_to.as_deref() == Some(self.run.dir.queue.as_str());
         let verdict = match (task.status, here) {
             (TaskStatus::Complete, _) => Verdict::Done,
@@ -282,18 +301,16 @@ impl Case<'_> {
                 to: task.assigned_to.clone(),
             },
             // A parent's status is its subtasks', not its own.
-            (_, true) if found.open_subtasks > 0 && !is_named => return Some(None),
-            (_, true) if found.open_subtasks > 0 => Verdict::Progress,
+            (_, true) if open_subtasks > 0 && !is_named => return None,
+            (_, true) if open_subtasks > 0 => Verdict::Progress,
             // Somebody else is at it: with a pid file of his own, or whoever had it when this run was refused.
-            (TaskStatus::Working, true) if self.has_stranger(task.id) => return Some(None),
+            (TaskStatus::Working, true) if self.has_stranger(task.id) => return None,
             (TaskStatus::Working, true) if never_ran => Verdict::NoProgress,
             (TaskStatus::Working, true) if is_named || before.status == TaskStatus::Idle => {
                 Verdict::LeftWorking
             }
             (TaskStatus::Idle, true) if is_named => {
-                let commented = before
-                    .last_comment
-                    .is_some_and(|last| found.last_comment > last);
+                let commented = before.last_comment.is_some_and(|last| last_comment > last);
                 let folder =
                     self.spec.task.is_some() && self.evidence.folder != self.spec.baseline.folder;
                 if task.fields != before.fields || commented || folder {
@@ -302,45 +319,45 @@ impl Case<'_> {
                     Verdict::NoProgress
                 }
             }
-            (TaskStatus::Idle | TaskStatus::Working, true) => return Some(None),
+            (TaskStatus::Idle | TaskStatus::Working, true) => return None,
         };
-        Some(Some(TaskVerdict {
-            last_comment: found.last_comment,
+        Some(TaskVerdict {
+            last_comment,
             ..self.entry_of(task, verdict)
-        }))
+        })
     }
 
     /// Tasks that came into the queue after the launch, were claimed since, and that nobody else can have claimed.
-    fn claimed_later(&self) -> Vec<TaskVerdict> {
+    fn claimed_later(&self, parts: &BTreeMap<TaskId, u32>) -> Vec<TaskVerdict> {
         let Some(started) = self.run.state.as_ref().and_then(|s| s.running.as_ref()) else {
             return Vec::new();
         };
         if self.has_company {
             return Vec::new();
         }
-        (self.seen.tasks.values())
-            .filter(|t| {
-                t.status == TaskStatus::Working
-                    && t.assigned_to.as_deref() == Some(self.run.dir.queue.as_str())
-            })
-            .filter(|t| !self.spec.baseline.tasks.iter().any(|b| b.key == t.key()))
-            .filter(|t| t.updated_at.seconds() >= started.wall_at_most(self.now).seconds())
-            .filter(|t| !self.has_stranger(t.id))
-            .filter(|t| match self.seen.details.get(&t.id) {
-                Some(Detail::Found(found)) => {
-                    found.open_subtasks == 0 && found.task.status == TaskStatus::Working
+        let since = started.wall_at_most(self.now).seconds();
+        let is_claimed = |task: &&Task| {
+            task.status == TaskStatus::Working
+                && task.assigned_to.as_deref() == Some(self.run.dir.queue.as_str())
+                && task.updated_at.seconds() >= since
+                && !parts.contains_key(&task.id)
+                && !self.has_stranger(task.id)
+                && match self.seen.details.get(&task.id) {
+                    Some(Detail::Found(found)) => {
+                        found.open_subtasks == 0 && found.task.status == TaskStatus::Working
+                    }
+                    Some(Detail::NotFound) => false,
+                    None => true,
                 }
-                Some(Detail::NotFound) => false,
-                None => true,
-            })
-            .filter(|t| {
-                !self
-                    .seen
-                    .tasks
-                    .values()
-                    .any(|child| child.parent == Some(t.id))
-            })
-            .map(|t| self.entry_of(t, Verdict::LeftWorking))
+        };
+        let claimed: Vec<&Task> = self.seen.tasks.values().filter(is_claimed).collect();
+        if claimed.is_empty() {
+            return Vec::new();
+        }
+        let before: HashSet<TaskKey> = self.spec.baseline.tasks.iter().map(|b| b.key).collect();
+        (claimed.into_iter())
+            .filter(|task| !before.contains(&task.key()))
+            .map(|task| self.entry_of(task, Verdict::LeftWorking))
             .collect()
     }
 

@@ -120,6 +120,7 @@ impl Daemon {
         &mut self,
         dir: &RunDir,
         verdict: &VerdictRecord,
+        finishing: runs::Finishing,
     ) -> Result<bool, Error> {
         for task in &verdict.tasks {
             let left = Left {
@@ -142,7 +143,7 @@ impl Daemon {
             }
         }
         kill_point::reach("finish:before");
-        runs::finish(&self.looker.layout, dir, verdict)?;
+        runs::finish(&self.looker.layout, dir, verdict, finishing)?;
         self.looker.memory.add_verdict(verdict);
         self.looker.memory.in_hand.remove(&dir.id);
         self.looker.memory.swept.remove(&dir.id);

@@ -153,9 +153,11 @@ impl Daemon {
                 kill_point::reach("verdict:before");
                 runs::write_verdict(&layout, run, verdict, durability)?;
                 kill_point::reach("verdict:durable");
-                self.finish(run, verdict).await
+                self.finish(run, verdict, runs::Finishing::First).await
             }
-            Action::FinishVerdict { run, verdict } => self.finish(run, verdict).await,
+            Action::FinishVerdict { run, verdict } => {
+                self.finish(run, verdict, runs::Finishing::Again).await
+            }
             Action::RecordMark { subject, mark } => self.mark(*subject, mark),
             Action::ClearStop { subject } => {
                 kill_point::reach("stop:before-wish-removed");

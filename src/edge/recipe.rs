@@ -29,7 +29,7 @@ pub fn list(
     recipes: &Utf8Path,
     chosen: &BTreeMap<QueueName, String>,
 ) -> Vec<(QueueName, Result<Recipe, String>)> {
-    let listed = Known::default().look(recipes, chosen, clock::wall());
+    let listed = Known::default().look(recipes, chosen, |_| true, clock::wall());
     listed.recipes
 }
 
@@ -63,11 +63,13 @@ impl Known {
         self.files.keys().map(|(queue, _)| queue)
     }
 
-    /// As [`list`], and what else there is to say of the folder.
+    /// As [`list`], and what else there is to say of the folder. A recipe that is not `wanted` may be as it was last read, although its
+    /// file was changed since.
     pub fn look(
         &mut self,
         recipes: &Utf8Path,
         chosen: &BTreeMap<QueueName, String>,
+        wanted: impl Fn(&QueueName) -> bool,
         now: Timestamp,
     ) -> Listed {
         let (names, trouble) = match self.names.read(recipes, now) {
@@ -75,7 +77,7 @@ impl Known {
             Err(error) => (Vec::new(), Some(error)),
         };
         let odd = odd_of(names.clone());
-        let all = self.read(by_queue(names, chosen), recipes, now);
+        let all = self.read(by_queue(names, chosen), recipes, wanted, now);
         Listed {
             recipes: (all.into_iter())
                 .map(|(queue, file, read)| {
@@ -101,7 +103,7 @@ impl Known {
         let names = self.names.read(recipes, now).unwrap_or_default();
         let names = visible(names.iter().cloned());
         let mut found = Vec::new();
-        for (queue, file, read) in self.read(by_queue(names, chosen), recipes, now) {
+        for (queue, file, read) in self.read(by_queue(names, chosen), recipes, |_| true, now) {
             let Ok(read) = read else { continue };
             let mut values: BTreeMap<String, String> = (read.raw.parameters.iter().flatten())
                 .filter_map(|p| Some((p.key.clone(), text_of(p.default.as_ref()?))))
@@ -126,16 +128,24 @@ impl Known {
         found
     }
 
-    /// These files, of which those that are as they were are not read again.
+    /// These files, of which those that are as they were are not read again; of those that are not `wanted` that is not asked.
     fn read(
         &mut self,
         files: BTreeMap<QueueName, String>,
         recipes: &Utf8Path,
+        wanted: impl Fn(&QueueName) -> bool,
         now: Timestamp,
     ) -> Vec<(QueueName, String, Result<Arc<Read>, String>)> {
         let mut before = std::mem::take(&mut self.files);
         let mut all = Vec::new();
         for key in files {
+            if !wanted(&key.0)
+                && let Some((stamp, read)) = before.remove(&key)
+            {
+                all.push((key.0.clone(), key.1.clone(), Ok(Arc::clone(&read))));
+                self.files.insert(key, (stamp, read));
+                continue;
+            }
             let stamp = Stamp::of(recipes.join(&key.1));
             let read = match (before.remove(&key), stamp) {
                 (Some((old, read)), Some(new)) if old == new => Ok(read),

@@ -35,7 +35,8 @@ mod specs;
 pub use blanks::Blanks;
 pub use index::{Index, Mark, read_index, write_index};
 pub use past::{
-    Earlier, Read, Recorded, Told, finish, history, list_runs, prune, recent, subjects, told_since,
+    Earlier, Finishing, Read, Recorded, Told, finish, history, list_runs, prune, recent, subjects,
+    told_since,
 };
 pub use specs::Specs;
 

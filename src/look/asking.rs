@@ -216,13 +216,6 @@ impl Looker {
             .iter()
             .filter(|(_, recipe)| recipe.is_ok())
             .map(|(name, _)| name);
-        let free = known.chain(commanded).filter(|queue| {
-            let recipe = seen
-                .recipes
-                .get(*queue)
-                .and_then(|recipe| recipe.as_ref().ok());
-            used.get(queue).copied().unwrap_or(0) < policy.slots(queue, recipe)
-        });
         let has_requests = has_requests(seen);
         let is_asked = |queue: &QueueName| match asked {
             Asked::All => true,
@@ -230,7 +223,16 @@ impl Looker {
                 queues.contains(queue) || (has_requests && *queue == policy.inbound_queue)
             }
         };
-        free.filter(|queue| is_asked(queue))
+        let is_free = |queue: &&QueueName| {
+            let recipe = seen
+                .recipes
+                .get(*queue)
+                .and_then(|recipe| recipe.as_ref().ok());
+            used.get(queue).copied().unwrap_or(0) < policy.slots(queue, recipe)
+        };
+        (known.chain(commanded))
+            .filter(|queue| is_asked(queue))
+            .filter(is_free)
             .chain(over.iter().map(|run| &run.dir.queue))
             .cloned()
             .collect()

@@ -19,7 +19,9 @@ use std::ffi::{OsStr, OsString};
 
 use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
-use crate::core::model::{Now, ProcessId, RunSubject, Task, TaskId, TaskStatus, Timestamp};
+use crate::core::model::{
+    Now, ProcessId, QueueName, RunSubject, Task, TaskId, TaskStatus, Timestamp,
+};
 use crate::core::{Controls, Snapshot};
 use crate::edge::{config::Config, control, files, goose, inbound, process, runs, tinytask};
 
@@ -118,7 +120,7 @@ impl Looker {
         self.memory.vouched = None;
         self.processes(&mut seen, now)?;
         let past = self.read_ahead(&seen);
-        self.files(&mut seen, now);
+        self.files(&mut seen, scope, now);
         seen.controls = self.controls(now)?;
         self.ask(&mut seen, scope, now).await;
         self.pauses(&mut seen, now)?;
@@ -135,7 +137,7 @@ impl Looker {
 
     // ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn files(&mut self, seen: &mut Snapshot, now: &Now) {
+    fn files(&mut self, seen: &mut Snapshot, scope: &Scope, now: &Now) {
         let layout = &self.layout;
         let memory = &mut self.memory;
         let (settle, ignore) = (self.config.settle, &self.config.inbound.ignore);
@@ -148,7 +150,17 @@ impl Looker {
             }
         }
         let chosen = self.config.recipe_files();
-        let recipes = (memory.recipes).look(&layout.recipes(), &chosen, now.wall);
+        // Of the queues that this look may start something in; a change of another's is an event, or found by the rescan, and calls for a
+        // look at everything.
+        let is_wanted = |queue: &QueueName| match scope {
+            Scope::Everything | Scope::Queues(Asked::All) => true,
+            Scope::Queues(Asked::Only(asked)) => {
+                asked.contains(queue)
+                    || *queue == self.config.policy.inbound_queue
+                    || seen.runs.iter().any(|run| run.dir.queue == *queue)
+            }
+        };
+        let recipes = (memory.recipes).look(&layout.recipes(), &chosen, is_wanted, now.wall);
         if let Some(error) = recipes.trouble {
             let trouble = format!("recipes/ cannot be read, so no queue has one: {error}");
             seen.troubles.push(trouble);

@@ -72,7 +72,7 @@ fn finishing_twice_adds_nothing_twice() {
         std::slice::from_ref(&run.dir)
     );
     for _ in 0..3 {
-        runs::finish(&world.layout, &run.dir, &first).expect("finished");
+        runs::finish(&world.layout, &run.dir, &first, runs::Finishing::Again).expect("finished");
     }
     assert!(runs::list_live(&world.layout).expect("a list").0.is_empty());
     assert_eq!(
@@ -94,14 +94,14 @@ fn a_history_torn_by_a_power_cut_loses_one_line() {
     let world = World::new();
     let run = world.sh(7, 1, "true");
     let first = judge(&run, 10, &[7]);
-    runs::finish(&world.layout, &run.dir, &first).expect("finished");
+    runs::finish(&world.layout, &run.dir, &first, runs::Finishing::Again).expect("finished");
     let history = world.layout.history();
     let mut text = std::fs::read(&history).expect("a history");
     text.extend(b"{\"format\":1,\"run\":\"7/9\",\"tit");
     std::fs::write(&history, text).expect("torn");
     let run = world.sh(7, 2, "true");
     let second = judge(&run, 20, &[7]);
-    runs::finish(&world.layout, &run.dir, &second).expect("finished");
+    runs::finish(&world.layout, &run.dir, &second, runs::Finishing::Again).expect("finished");
     let both = [first, second];
     assert_eq!(runs::recent(&world.layout, 10).expect("recent"), both);
     assert_eq!(runs::recent(&world.layout, 1).expect("recent"), both[1..]);
@@ -258,7 +258,8 @@ fn only_closed_tasks_runs_are_forgotten() {
             let run = world.sh(task, number, "true");
             let verdict = judge(&run, i64::from(number), &[task]);
             if number > 1 {
-                runs::finish(&world.layout, &run.dir, &verdict).expect("finished");
+                runs::finish(&world.layout, &run.dir, &verdict, runs::Finishing::Again)
+                    .expect("finished");
             }
         }
     }
@@ -304,7 +305,7 @@ fn what_tells_of_a_request_that_still_lies_is_not_forgotten() {
         }];
         runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)
             .expect("written");
-        runs::finish(&world.layout, &run.dir, &verdict).expect("finished");
+        runs::finish(&world.layout, &run.dir, &verdict, runs::Finishing::Again).expect("finished");
     }
     let later = clock::wall().plus(Millis::secs(7200));
     let keep = Millis::secs(3600);
@@ -434,7 +435,7 @@ fn a_run_over_120_000_requests_is_recorded_and_read_again() {
         .collect();
     runs::write_verdict(&world.layout, &run.dir, &verdict, files::Durability::Crash)
         .expect("written");
-    runs::finish(&world.layout, &run.dir, &verdict).expect("finished");
+    runs::finish(&world.layout, &run.dir, &verdict, runs::Finishing::Again).expect("finished");
     let history = runs::history(&world.layout, RunSubject::Inbound).expect("readable");
     assert_eq!(history.verdicts.len(), 1);
     assert_eq!(history.verdicts[0].files.len(), 120_000);

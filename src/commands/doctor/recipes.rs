@@ -34,7 +34,12 @@ pub(super) fn examine(scene: &Scene, program: Option<&Utf8Path>) -> Area {
         return area;
     };
     let mut recipes = recipe::Known::default();
-    let listed = recipes.look(&layout.recipes(), &config.recipe_files(), clock::wall());
+    let listed = recipes.look(
+        &layout.recipes(),
+        &config.recipe_files(),
+        |_| true,
+        clock::wall(),
+    );
     let mut good: Vec<&Recipe> = Vec::new();
     for (queue, recipe) in &listed.recipes {
         match recipe {

@@ -150,14 +150,7 @@ impl<'a> Deciding<'a> {
     /// The tasks that only need a slot, in the order in which they are started.
     pub(super) fn tasks(&mut self) -> BTreeMap<QueueName, Vec<Candidate<'a>>> {
         let mut candidates: BTreeMap<QueueName, Vec<Candidate>> = BTreeMap::new();
-        let parents: BTreeMap<TaskId, u32> =
-            self.seen.tasks.values().filter_map(|t| t.parent).fold(
-                BTreeMap::new(),
-                |mut open, parent| {
-                    *open.entry(parent).or_default() += 1;
-                    open
-                },
-            );
+        let parents = self.seen.open_parts();
         let busy = self.touching();
         for task in self.seen.tasks.values() {
             match self.task_hold(task, &parents, &busy) {

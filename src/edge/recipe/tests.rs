@@ -178,7 +178,7 @@ fn names_decide_the_queue() {
             "shared=shared.yaml"
         ]
     );
-    let listed = Known::default().look(&recipes.path, &BTreeMap::new(), clock::wall());
+    let listed = Known::default().look(&recipes.path, &BTreeMap::new(), |_| true, clock::wall());
     assert_eq!(listed.odd, ["\\xff.yaml", "two words.yaml"]);
     assert!(list(&recipes.path.join("none"), &BTreeMap::new()).is_empty());
 }
@@ -209,7 +209,9 @@ fn what_is_yaml_only_once_rendered_is_rendered() {
     let mut known = Known::default();
     let day = Timestamp(clock::wall().0 + 86_400_000);
     let mut child = || {
-        let listed = known.look(&recipes.path, &BTreeMap::new(), day).recipes;
+        let listed = known
+            .look(&recipes.path, &BTreeMap::new(), |_| true, day)
+            .recipes;
         let child = listed.into_iter().find(|(name, _)| *name == queue("child"));
         child.expect("listed").1
     };
@@ -232,6 +234,37 @@ fn what_is_yaml_only_once_rendered_is_rendered() {
     let text =
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}";
     assert!(only("a.yaml", text).is_err());
+}
+
+#[test]
+fn one_that_is_not_wanted_is_as_it_was_last_read_and_a_new_or_a_broken_one_is_read() {
+    let recipes = recipes(&[("a.yaml", GOOD), ("b.yaml", GOOD), ("broken.yaml", "[")]);
+    let mut known = Known::default();
+    let day = Timestamp(clock::wall().0 + 86_400_000);
+    let mut titles = |wanted: &str| {
+        let listed = known.look(
+            &recipes.path,
+            &BTreeMap::new(),
+            |queue| queue.as_str() == wanted,
+            day,
+        );
+        let told = listed.recipes.into_iter().map(|(queue, recipe)| {
+            let title = recipe.map_or_else(|_| "broken".into(), |recipe| recipe.title);
+            format!("{queue}: {title}")
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        titles(""),
+        ["a: Architect", "b: Architect", "broken: broken"]
+    );
+    for name in ["a.yaml", "b.yaml", "broken.yaml", "c.yaml"] {
+        std::fs::write(recipes.path.join(name), "title: New\nprompt: p\n").expect("ours");
+    }
+    let now = ["a: New", "b: Architect", "broken: New", "c: New"];
+    assert_eq!(titles("a"), now);
+    std::fs::remove_file(recipes.path.join("b.yaml")).expect("ours");
+    assert_eq!(titles(""), ["a: New", "broken: New", "c: New"]);
 }
 
 #[test]

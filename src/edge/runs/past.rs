@@ -28,9 +28,23 @@ const TAIL: usize = 100;
 /// So many subjects' records are read by one thread in a few milliseconds.
 const SHARE: usize = 250;
 
+/// Has any of a verdict's finishing been done before?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finishing {
+    /// By whoever has just made the verdict: nobody else can have begun.
+    First,
+    /// Perhaps: the verdict was found on disk.
+    Again,
+}
+
 /// Finishes a verdict that is durable: links it to the other tasks it touched, appends its line to history.jsonl, and ends the
 /// run's entry in live/, which is last: until then the next daemon does all of it again, and each step bears being repeated.
-pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<(), Error> {
+pub fn finish(
+    layout: &Layout,
+    dir: &RunDir,
+    verdict: &VerdictRecord,
+    finishing: Finishing,
+) -> Result<(), Error> {
     let own = layout.run(dir).verdict();
     for touched in &verdict.tasks {
         let task = touched.key.id;
@@ -47,9 +61,10 @@ pub fn finish(layout: &Layout, dir: &RunDir, verdict: &VerdictRecord) -> Result<
         kill_point::reach("finish:linked");
     }
     let path = layout.history();
-    let is_written = last::<Told>(&path, TAIL, Timestamp(i64::MIN))?
-        .iter()
-        .any(|line| line.run == verdict.run && line.judged == verdict.judged);
+    let is_written = finishing == Finishing::Again
+        && last::<Told>(&path, TAIL, Timestamp(i64::MIN))?
+            .iter()
+            .any(|line| line.run == verdict.run && line.judged == verdict.judged);
     if !is_written {
         if files::is_larger(&path, TURN_OVER) {
             files::turn_over(&path).map_err(io_error("turn over", &path))?;

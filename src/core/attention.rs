@@ -23,7 +23,7 @@ use super::model::{QueueName, TaskId, Timestamp};
 use super::{Action, Coverage, Decision, Hold, Snapshot, Subject, Tinytask};
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum News {
     /// Nobody can tell what it changes.
     Anything,

@@ -334,15 +334,15 @@ async fn nothing_ticks_while_nothing_happens() {
     let mut world = World::new();
     world.calm().await;
     write(world.layout.recipes().join("a.yaml"), b"x");
-    while !world.watch.is_settling() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    assert_eq!(
-        of_notify().len(),
-        2,
-        "inotify's and the debouncer's: {:?}",
-        threads()
-    );
+    let begins = async {
+        while of_notify().len() < 2 {
+            let woken = tokio::time::timeout(Duration::from_millis(1), world.watch.next()).await;
+            assert!(woken.is_err(), "it is to settle first: {woken:?}");
+        }
+    };
+    tokio::time::timeout(LIMIT, begins)
+        .await
+        .expect("the debouncer's thread begins");
     world.until(|wake| wake.areas.recipes).await;
     world.calm().await;
     let ended = async {
@@ -494,9 +494,12 @@ async fn a_burst_of_recipe_edits_is_told_once_it_is_quiet() {
         write(&path, format!("title: {round}").as_bytes());
     }
     let mut wakes = 0;
-    while !world.watch.is_settling() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let heard = async {
+        while !world.watch.is_settling() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, heard).await.expect("heard of");
     while world.watch.is_settling() {
         if let Ok(wake) = tokio::time::timeout(Duration::from_millis(50), world.watch.next()).await
         {

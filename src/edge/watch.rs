@@ -29,7 +29,7 @@ use crate::edge::clock;
 mod gate;
 mod sort;
 
-use gate::Gate;
+use gate::{Gate, Unfed};
 use sort::handle;
 
 /// Most task folders watched at once; the rest is left to the rescan.
@@ -208,6 +208,8 @@ struct State {
     /// The last file that was made in inbound/: an `Open` right behind tells that somebody writes it, not that it was linked.
     made: Option<(OsString, u64)>,
     gate: Option<Gate>,
+    /// What is to settle, while there is no gate.
+    unfed: Vec<Unfed>,
 }
 
 impl Shared {
@@ -313,6 +315,7 @@ impl Watch {
                         lost: std::mem::take(&mut state.lost),
                     };
                 }
+                gate::open_for_unfed(&mut state, &shared);
                 gate::end_if_quiet(&mut state);
                 if !state.pending.is_empty() || !state.upset.is_empty() {
                     continue;
@@ -452,9 +455,11 @@ impl Watch {
             && self.dirs.iter().any(is_armed)
     }
 
-    /// Is a debouncer alive? It ends by itself a moment after things have settled, while [`Self::next`] is waited for.
+    /// Is a debouncer alive, or about to be? It begins, and ends by itself a moment after things have settled, while [`Self::next`] is
+    /// waited for.
     pub fn is_settling(&self) -> bool {
-        self.shared.lock().gate.is_some()
+        let state = self.shared.lock();
+        state.gate.is_some() || !state.unfed.is_empty()
     }
 
     fn add_dir(&mut self, path: PathBuf, area: Area, mode: Option<u32>) -> Result<(), Error> {

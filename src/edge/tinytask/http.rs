@@ -4,8 +4,8 @@
 //! 10,000 tasks, 5 MB, the daemon grew by 40. An answer of a tool that is text and nothing else is read here in one go; whatever differs from that
 //! in the least is left to rmcp, unread.
 //!
-//! Of a list, also the events are taken apart here: rmcp weighs each byte by itself, which was a third of what a list of 200 tasks costs. One that
-//! does not come as tinytask sends it is asked for once more, through rmcp: asking changes nothing.
+//! Of what only reads, also the events are taken apart here: rmcp weighs each byte by itself, which was a third of what a list of 200 tasks
+//! costs. An answer that does not come as tinytask sends it is asked for once more, through rmcp: asking changes nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use super::connect::LARGEST_ANSWER;
 type Headers = HashMap<HeaderName, HeaderValue>;
 type Events = BoxStream<'static, Result<Sse, SseError>>;
 
-/// Tools whose answers are as long as a queue, or as all of them.
-const LISTS: [&str; 2] = ["get_my_queue", "list_tasks"];
+/// Tools that change nothing, and that a start waits for.
+const READS: [&str; 4] = ["get_my_queue", "get_subtasks", "get_task", "list_tasks"];
 
 /// rmcp's client, but for the answers of tools.
 #[derive(Clone)]
@@ -125,9 +125,9 @@ fn only_event(body: &[u8]) -> Option<&[u8]> {
 }
 
 impl Client {
-    /// The answer of a tool that lists, which ends with its event or with the body; `None` where it is anything else, and has to be asked for
-    /// again.
-    async fn list(
+    /// The answer of a tool that reads, which ends with its event or with the body; `None` where it is anything else, and has to be asked
+    /// for again.
+    async fn read(
         &self,
         uri: &str,
         message: &ClientJsonRpcMessage,
@@ -193,10 +193,10 @@ impl StreamableHttpClient for Client {
     ) -> Result<StreamableHttpPostResponse, StreamableHttpError<Self::Error>> {
         let tool = tool(&message);
         let calls_a_tool = tool.is_some();
-        if tool.is_some_and(|tool| LISTS.contains(&tool))
+        if tool.is_some_and(|tool| READS.contains(&tool))
             && session.is_none()
             && auth.is_none()
-            && let Some(answer) = self.list(&uri, &message, &headers).await?
+            && let Some(answer) = self.read(&uri, &message, &headers).await?
         {
             return Ok(StreamableHttpPostResponse::Json(answer, None));
         }
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_nothing_but_the_one_event_of_tinytask_is_read_here() {
+    fn of_what_only_reads_nothing_but_the_one_event_of_tinytask_is_read_here() {
         assert_eq!(
             only_event(b"event: message\ndata: {}\n\n"),
             Some(&b"{}"[..])

@@ -4,6 +4,10 @@
 //! watches nothing: the handler the debouncer gives to it is put aside, and raw events are fed to that. It begins to live
 //! with the first event that has to settle and ends when all is quiet; dropping it discards what it still holds, which
 //! [`end_if_quiet`] therefore tells itself. It also swallows a file that came and went; the same rule tells of that.
+//!
+//! Its thread takes longer to begin than everything else that an event costs, and a file that is written in one go is made, and so has
+//! to settle, microseconds before it is closed. So what comes first waits in `unfed` until the daemon has nothing better to do
+//! ([`open_for_unfed`]).
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -39,8 +43,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Is any of these settling?
-    pub(super) fn holds(&self, areas: Areas) -> bool {
+    fn holds(&self, areas: Areas) -> bool {
         let mut rest = self.held;
         rest.remove(areas);
         rest != self.held
@@ -100,6 +103,22 @@ fn open(shared: &Arc<Shared>, at: Timestamp) -> Option<Gate> {
     })
 }
 
+/// An event that waits for the debouncer to begin.
+pub(super) struct Unfed {
+    event: Event,
+    areas: Areas,
+    at: Timestamp,
+}
+
+/// So many may wait, while a look takes long.
+const MOST_UNFED: usize = 100;
+
+/// Is any of these settling?
+pub(super) fn holds(state: &State, areas: Areas) -> bool {
+    let is_held = state.gate.as_ref().is_some_and(|gate| gate.holds(areas));
+    is_held || state.unfed.iter().any(|unfed| unfed.areas == areas)
+}
+
 /// Lets `event` settle before `areas` are told.
 pub(super) fn feed(
     state: &mut State,
@@ -108,9 +127,27 @@ pub(super) fn feed(
     areas: Areas,
     at: Timestamp,
 ) {
-    if state.gate.is_none() {
-        state.gate = open(shared, at);
+    if state.gate.is_some() {
+        return feed_now(state, event, areas, at);
     }
+    let event = event.clone();
+    state.unfed.push(Unfed { event, areas, at });
+    if state.unfed.len() >= MOST_UNFED {
+        open_for_unfed(state, shared);
+    }
+}
+
+/// Begins to let settle what waits for that.
+pub(super) fn open_for_unfed(state: &mut State, shared: &Arc<Shared>) {
+    let unfed = std::mem::take(&mut state.unfed);
+    let Some(first) = unfed.first() else { return };
+    state.gate = state.gate.take().or_else(|| open(shared, first.at));
+    for Unfed { event, areas, at } in unfed {
+        feed_now(state, &event, areas, at);
+    }
+}
+
+fn feed_now(state: &mut State, event: &Event, areas: Areas, at: Timestamp) {
     let Some(gate) = &mut state.gate else {
         // No thread to be had: tell it now, which costs a look too many.
         return state.raise(areas, at);

@@ -15,7 +15,6 @@ use crate::edge::clock;
 pub(super) fn handle(shared: &Arc<Shared>, event: notify::Result<Event>) {
     let at = clock::wall();
     let mut state = shared.lock();
-    let is_live = state.gate.is_some();
     match event {
         // Before the paths: an overflow has none.
         Ok(event) if event.need_rescan() => {
@@ -41,8 +40,8 @@ pub(super) fn handle(shared: &Arc<Shared>, event: notify::Result<Event>) {
         }
         Err(error) => state.overflowed(&format!("the watcher failed: {error}"), at),
     }
-    // Also for a gate that has just begun to live: somebody must end it.
-    if !state.pending.is_empty() || !state.upset.is_empty() || is_live != state.gate.is_some() {
+    // Also for what waits for a gate: somebody must open it, and end it.
+    if !state.pending.is_empty() || !state.upset.is_empty() || !state.unfed.is_empty() {
         shared.bell.notify_one();
     }
 }
@@ -112,11 +111,7 @@ impl State {
                 Urgency::Settle => gate::feed(self, shared, event, Areas::only(area), at),
                 Urgency::Both => {
                     // The first of a burst is told at once, the rest when it is over.
-                    if self
-                        .gate
-                        .as_ref()
-                        .is_none_or(|gate| !gate.holds(Areas::only(area)))
-                    {
+                    if !gate::holds(self, Areas::only(area)) {
                         self.raise(Areas::only(area), at);
                     }
                     gate::feed(self, shared, event, Areas::only(area), at);

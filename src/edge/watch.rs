@@ -315,7 +315,7 @@ impl Watch {
                         lost: std::mem::take(&mut state.lost),
                     };
                 }
-                gate::open_for_unfed(&mut state, &shared);
+                gate::begin_if_due(&mut state, &shared);
                 gate::end_if_quiet(&mut state);
                 if !state.pending.is_empty() || !state.upset.is_empty() {
                     continue;
@@ -324,7 +324,10 @@ impl Watch {
                     .dirs
                     .iter()
                     .filter_map(|dir| dir.mode.and(dir.missing).map(|since| since + MISSING_GRACE));
-                missing.chain(state.gate.as_ref().map(Gate::ends)).min()
+                missing
+                    .chain(gate::begins(&state))
+                    .chain(state.gate.as_ref().map(Gate::ends))
+                    .min()
             };
             match until {
                 None => bell.await,

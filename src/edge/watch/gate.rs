@@ -6,8 +6,8 @@
 //! [`end_if_quiet`] therefore tells itself. It also swallows a file that came and went; the same rule tells of that.
 //!
 //! Its thread takes longer to begin than everything else that an event costs, and a file that is written in one go is made, and so has
-//! to settle, microseconds before it is closed. So what comes first waits in `unfed` until the daemon has nothing better to do
-//! ([`open_for_unfed`]).
+//! to settle, microseconds before it is closed. So what comes first waits in `unfed` for a moment, and for as long as the daemon
+//! has something better to do ([`begin_if_due`]).
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -108,7 +108,11 @@ pub(super) struct Unfed {
     event: Event,
     areas: Areas,
     at: Timestamp,
+    since: Instant,
 }
+
+/// A file that is written in one go is closed by then.
+const ONE_GO: Duration = Duration::from_millis(2);
 
 /// So many may wait, while a look takes long.
 const MOST_UNFED: usize = 100;
@@ -130,20 +134,35 @@ pub(super) fn feed(
     if state.gate.is_some() {
         return feed_now(state, event, areas, at);
     }
-    let event = event.clone();
-    state.unfed.push(Unfed { event, areas, at });
+    state.unfed.push(Unfed {
+        event: event.clone(),
+        areas,
+        at,
+        since: Instant::now(),
+    });
     if state.unfed.len() >= MOST_UNFED {
         open_for_unfed(state, shared);
     }
 }
 
-/// Begins to let settle what waits for that.
-pub(super) fn open_for_unfed(state: &mut State, shared: &Arc<Shared>) {
+/// When it is time to begin, if there is anything to settle.
+pub(super) fn begins(state: &State) -> Option<Instant> {
+    state.unfed.first().map(|first| first.since + ONE_GO)
+}
+
+/// Begins, if it is time.
+pub(super) fn begin_if_due(state: &mut State, shared: &Arc<Shared>) {
+    if begins(state).is_some_and(|at| at <= Instant::now()) {
+        open_for_unfed(state, shared);
+    }
+}
+
+fn open_for_unfed(state: &mut State, shared: &Arc<Shared>) {
     let unfed = std::mem::take(&mut state.unfed);
     let Some(first) = unfed.first() else { return };
     state.gate = state.gate.take().or_else(|| open(shared, first.at));
-    for Unfed { event, areas, at } in unfed {
-        feed_now(state, &event, areas, at);
+    for unfed in unfed {
+        feed_now(state, &unfed.event, unfed.areas, unfed.at);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Two programs that look like tinytask from outside: one over HTTP, one over stdio. They say what a test tells them to.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub(crate) fn tools(of: &str) -> Vec<String> {
 pub(crate) enum Reply {
     /// A tool's text, and whether it is an error.
     Tool(String, bool),
+    /// The same, and the body's end a moment after its last words, as a server does that does not know its length ahead.
+    Chunked(String),
     /// A JSON-RPC error.
     Rpc(i64, &'static str),
     /// Status line and headers, then a body, then the end.
@@ -95,6 +98,7 @@ struct Script {
 pub(crate) struct Fake {
     pub port: u16,
     script: Arc<Mutex<Script>>,
+    connections: Arc<AtomicUsize>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -103,6 +107,7 @@ impl Fake {
         let mut fake = Self {
             port: 0,
             script: Arc::default(),
+            connections: Arc::default(),
             server: None,
         };
         fake.script.lock().unwrap().tools = tools(of);
@@ -113,10 +118,11 @@ impl Fake {
     pub(crate) async fn up(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.port = listener.local_addr().unwrap().port();
-        let script = self.script.clone();
+        let (script, connections) = (self.script.clone(), self.connections.clone());
         self.server = Some(tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::Relaxed);
                 open.spawn(serve(stream, script.clone()));
             }
         }));
@@ -156,6 +162,10 @@ impl Fake {
         let of = script.calls.iter().filter(|(name, _)| name == tool);
         of.map(|(_, arguments)| arguments.clone()).collect()
     }
+    /// How many were made so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
     pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::Http {
             url: format!("http://127.0.0.1:{}/mcp", self.port),
@@ -189,6 +199,17 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
             Answer::Reply(Reply::Raw(bytes)) => {
                 stream.write_all(bytes.as_bytes()).await.ok();
                 return;
+            }
+            Answer::Reply(Reply::Chunked(text)) => {
+                let words = body(json!({ "content": [{ "type": "text", "text": text }] }));
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let most = format!("{head}{:x}\r\n{words}\r\n", words.len());
+                if stream.write_all(most.as_bytes()).await.is_err() {
+                    return;
+                }
+                // The client reads that much first.
+                tokio::task::yield_now().await;
+                "0\r\n\r\n".to_owned()
             }
             Answer::Reply(Reply::Rpc(code, text)) => {
                 let message = json!({ "jsonrpc": "2.0", "id": request["id"], "error": { "code": code, "message": text } });

@@ -9,8 +9,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use rmcp::model::{
@@ -31,6 +31,10 @@ type Events = BoxStream<'static, Result<Sse, SseError>>;
 
 /// Tools that change nothing, and that a start waits for.
 const READS: [&str; 4] = ["get_my_queue", "get_subtasks", "get_task", "list_tasks"];
+
+/// The end of a body follows its last words at once, or within a moment where a server says it by itself; without it, the connection
+/// cannot be used again.
+const END: Duration = Duration::from_millis(5);
 
 /// rmcp's client, but for the answers of tools.
 #[derive(Clone)]
@@ -156,8 +160,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
             if body.ends_with(b"\n\n") {
-                // The end of the body, which is there by now, or the connection cannot be used again.
-                response.chunk().now_or_never();
+                tokio::time::timeout(END, response.chunk()).await.ok();
                 break;
             }
         }

@@ -162,14 +162,15 @@ impl Daemon {
         self.blanks.are_short_of(most.min(MOST_BLANKS))
     }
 
-    /// Makes one more, where nobody waits.
-    pub(super) fn make_blank(&mut self) {
-        if self.wants_blank()
-            && self.lock.place() == Place::Ours
-            && let Err(error) = self.blanks.make_one(&self.looker.layout)
-        {
+    /// Makes one more, where nobody waits. Says whether yet another is wanted, and can be made.
+    pub(super) fn make_blank(&mut self) -> bool {
+        if !self.wants_blank() || self.lock.place() != Place::Ours {
+            return false;
+        }
+        if let Err(error) = self.blanks.make_one(&self.looker.layout) {
             debug!(error = chain(&error), "no run directory is made ahead");
         }
+        self.wants_blank()
     }
 
     fn command(&self, launch: &Launch, seen: &Snapshot) -> Result<Command, goose::Error> {

@@ -81,13 +81,12 @@ impl Daemon {
                     self.options.shim.have_spare();
                     self.index();
                     // One at a time: something may happen meanwhile.
-                    self.make_blank();
+                    is_settled = !self.make_blank();
                     if std::mem::take(&mut self.has_to_give_back) {
                         self.looks = 0;
                         self.looker.memory.pack();
                         machine::give_back_memory();
                     }
-                    is_settled = !self.wants_blank();
                     false
                 }
             };

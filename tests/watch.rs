@@ -321,16 +321,76 @@ fn threads() -> Vec<(String, u64)> {
         .collect()
 }
 
+/// Inotify's thread, and the debouncer's while it lives.
+fn of_notify() -> Vec<(String, u64)> {
+    let mut all = threads();
+    all.retain(|(name, _)| name.starts_with("notify"));
+    all
+}
+
+/// The daemon is not there before the file is closed.
+#[tokio::test]
+async fn a_file_written_in_one_go_is_told_before_the_debouncer_begins() {
+    if !is_alone(
+        "a_file_written_in_one_go_is_told_before_the_debouncer_begins",
+        &[],
+    ) {
+        return;
+    }
+    let mut world = World::new();
+    world.calm().await;
+    write(world.layout.inbound().join("a.md"), b"a request");
+    let closed = async {
+        while world.state("a.md") != SETTLED {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, closed).await.expect("closed");
+    let wake = tokio::time::timeout(LIMIT, world.watch.next()).await;
+    assert!(wake.expect("a wake").areas.inbound);
+    assert_eq!(of_notify().len(), 1, "{:?}", threads());
+    let begins = async {
+        while of_notify().len() < 2 {
+            tokio::time::timeout(Duration::from_millis(1), world.watch.next())
+                .await
+                .ok();
+        }
+    };
+    tokio::time::timeout(LIMIT, begins)
+        .await
+        .expect("the debouncer's thread begins");
+}
+
+/// A look may take long, and as many events must not pile up meanwhile.
+#[tokio::test]
+async fn the_debouncer_begins_by_itself_where_the_daemon_does_not_come_for_what_settles() {
+    if !is_alone(
+        "the_debouncer_begins_by_itself_where_the_daemon_does_not_come_for_what_settles",
+        &[],
+    ) {
+        return;
+    }
+    let mut world = World::new();
+    world.calm().await;
+    for number in 0..200 {
+        write(world.layout.recipes().join(format!("{number}.yaml")), b"x");
+    }
+    let begins = async {
+        while of_notify().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, begins)
+        .await
+        .expect("the debouncer's thread begins");
+    world.until(|wake| wake.areas.recipes).await;
+}
+
 #[tokio::test]
 async fn nothing_ticks_while_nothing_happens() {
     if !is_alone("nothing_ticks_while_nothing_happens", &[]) {
         return;
     }
-    let of_notify = || -> Vec<(String, u64)> {
-        let mut all = threads();
-        all.retain(|(name, _)| name.starts_with("notify"));
-        all
-    };
     let mut world = World::new();
     world.calm().await;
     write(world.layout.recipes().join("a.yaml"), b"x");

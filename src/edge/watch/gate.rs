@@ -5,9 +5,14 @@
 //! with the first event that has to settle and ends when all is quiet; dropping it discards what it still holds, which
 //! [`end_if_quiet`] therefore tells itself. It also swallows a file that came and went; the same rule tells of that.
 //!
-//! Its thread takes longer to begin than everything else that an event costs, and a file that is written in one go is made, and so has
-//! to settle, microseconds before it is closed. So what comes first waits in `unfed` for a moment, and for as long as the daemon
-//! has something better to do ([`begin_if_due`]).
+//! To begin its thread takes time (clone(2), a stack), and a file that is written in one go is made, and so has to settle, microseconds
+//! before it is closed. So while no debouncer lives, what comes waits in `unfed` for a moment, and for as long as the daemon has
+//! something better to do.
+//!
+//! Interleavings survived: a file's creation rings the bell, and the daemon is there before its close is sorted: the debouncer does not
+//! begin before [`ONE_GO`] is over, so the close does not wait for it. The daemon is at a look meanwhile, which may take seconds: its
+//! next [`Watch::next`](super::Watch::next) begins the debouncer, or the handler does once [`MOST_UNFED`] wait. The debouncer cannot be
+//! begun: what waits is told at once.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -160,7 +165,8 @@ pub(super) fn begin_if_due(state: &mut State, shared: &Arc<Shared>) {
 fn open_for_unfed(state: &mut State, shared: &Arc<Shared>) {
     let unfed = std::mem::take(&mut state.unfed);
     let Some(first) = unfed.first() else { return };
-    state.gate = state.gate.take().or_else(|| open(shared, first.at));
+    // Nothing waits while one lives.
+    state.gate = open(shared, first.at);
     for unfed in unfed {
         feed_now(state, &unfed.event, unfed.areas, unfed.at);
     }

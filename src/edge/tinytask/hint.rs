@@ -174,9 +174,9 @@ impl Open {
     fn new(path: &Utf8Path) -> rusqlite::Result<Self> {
         let identity = identity(path);
         let connection = super::database::open(path)?;
-        let mut has = BTreeSet::new();
+        let mut columns = BTreeSet::new();
         connection.pragma(None, "table_info", "tasks", |row| {
-            has.insert(row.get::<_, String>("name")?);
+            columns.insert(row.get::<_, String>("name")?);
             Ok(())
         })?;
         let is_indexed = connection.query_row(
@@ -185,7 +185,7 @@ impl Open {
             |row| row.get(0),
         )?;
         Ok(Self {
-            open_tasks: open_tasks(&has, is_indexed),
+            open_tasks: open_tasks(&columns, is_indexed),
             connection,
             identity,
             version: None,
@@ -282,17 +282,17 @@ impl Open {
 }
 
 /// The open tasks with everything that stands in their rows, as `updated_at` counts seconds: first the queue they are in, then the queue
-/// of what they are a part of. The first generation of the table `has` neither parts nor blockers.
+/// of what they are a part of. The first generation of the table has neither parts nor blockers.
 ///
-/// Of a server that indexes `updated_at` as much as keeps a task from being started, or tells one change from another: the last second's
-/// rows were read in full by the index, and the texts are most of what ten thousand rows cost.
-fn open_tasks(has: &BTreeSet<String>, is_indexed: bool) -> String {
-    let whole = if has.contains("parent_task_id") {
+/// Where `updated_at` is indexed, no more than keeps a task from being started, or tells one change from another: the last second's rows
+/// were read in full by the index, and with all texts this reading takes half as long again (perf, ten thousand rows).
+fn open_tasks(columns: &BTreeSet<String>, is_indexed: bool) -> String {
+    let whole = if columns.contains("parent_task_id") {
         "(SELECT whole.assigned_to FROM tasks whole WHERE whole.id = task.parent_task_id)"
     } else {
         "NULL"
     };
-    let blocker = if has.contains("blocked_by_task_id") {
+    let blocker = if columns.contains("blocked_by_task_id") {
         "(SELECT blocker.status FROM tasks blocker WHERE blocker.id = task.blocked_by_task_id)"
     } else {
         "NULL"

@@ -510,7 +510,7 @@ fn a_verdict_from_the_future_is_found() {
 fn nothing_is_changed() {
     let mut world = World::served();
     world.watch();
-    world.kill_daemon();
+    world.end_daemon();
     let list = || {
         let words = ["-printf", "%p %y %m %s %T@ %C@\n"];
         let out = Command::new("find")

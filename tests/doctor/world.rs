@@ -194,6 +194,17 @@ impl World {
         }
     }
 
+    /// SIGTERM, and its end: unlike [`Self::kill_daemon`], which may come between two records or in the middle of one, it leaves
+    /// nothing half written.
+    pub(crate) fn end_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("it was started");
+        let pid = nix::unistd::Pid::from_raw(daemon.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("ours");
+        self.eventually("the daemon ends", || {
+            daemon.try_wait().expect("ours").is_some()
+        });
+    }
+
     // ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn beside(&self, name: &str) -> PathBuf {

@@ -76,13 +76,15 @@ fn temporary(layout: &Layout, area: &mut Area) {
             if !files::is_temporary(name) {
                 continue;
             }
-            // Its writer may be at work this moment: `.state.json.4121.new`, `.mount-probe-4121-0.new`.
+            // Its writer may be at work this moment: `.state.json.4121.new`, `.mount-probe-4121-0.new`. Or it was when the folder
+            // was listed, and is through and gone: then so is the file.
             let numbers = name
                 .split(['.', '-'])
                 .filter_map(|part| part.parse::<i32>().ok());
             if numbers
                 .filter(|pid| *pid > 0)
                 .any(|pid| process::identity(pid).is_some())
+                || entry.path().symlink_metadata().is_err()
             {
                 continue;
             }

@@ -40,7 +40,7 @@ struct Found {
 
 /// One look at everything.
 async fn find(config: Config, asked: Option<TaskId>) -> Result<Found, Failure> {
-    let mut looker = Looker::new(config);
+    let mut looker = Looker::once(config);
     if let Ok(record) = running(&looker.layout) {
         looker.as_daemon(&record.process);
     }

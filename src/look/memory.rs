@@ -173,21 +173,25 @@ impl Looker {
     /// whoever only looks, and so has none in memory.
     ///
     /// Interleaving survived: a verdict is written between this reading and tinytask's answer. The next look shows it.
-    pub(super) fn read_ahead(&self, seen: &Snapshot) -> impl Future<Output = Ahead> + use<> {
+    pub(super) fn read_ahead(&mut self, seen: &Snapshot) -> impl Future<Output = Ahead> + use<> {
         let layout = self.layout.clone();
+        let index = self.index.take();
         let live: BTreeSet<RunSubject> = seen.runs.iter().map(|run| run.dir.id.subject).collect();
         let read = move || {
-            let index = runs::read_index(&layout);
+            // First, as the index may still be on its way.
+            let recent = recent(&layout).ok();
+            let index = index.and_then(|reading| reading.join().ok());
             let told = index
-                .into_iter()
-                .map(|(id, mark, packed)| (RunSubject::Task(id), Earlier::Indexed(mark, packed)));
+                .unwrap_or_else(|| runs::read_index(&layout))
+                .into_iter();
             let told: Vec<_> = told
+                .map(|(id, mark, packed)| (RunSubject::Task(id), Earlier::Indexed(mark, packed)))
                 .filter(|(subject, _)| !live.contains(subject))
                 .collect();
             let pasts = runs::Recorded::open(&layout).map(|on_record| on_record.histories(&told));
             Ahead {
                 pasts: pasts.unwrap_or_default(),
-                recent: recent(&layout).ok(),
+                recent,
             }
         };
         let reading = (!self.memory.is_writer).then(|| tokio::task::spawn_blocking(read));

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::thread::JoinHandle;
 
 use crate::core::attention::Asked;
 use crate::core::layout::{Layout, subject_dir};
@@ -68,6 +69,8 @@ pub struct Looker {
     pub memory: Memory,
     /// The PATH on which runs' programs are looked for: the live daemon's, where somebody else looks.
     pub path: Option<OsString>,
+    /// The index of past runs, for the one look that [`Self::once`] is for.
+    index: Option<JoinHandle<runs::Index>>,
 }
 
 impl Looker {
@@ -86,6 +89,19 @@ impl Looker {
             hint,
             memory,
             path: process::Environment::own().os("PATH").map(OsStr::to_owned),
+            index: None,
+        }
+    }
+
+    /// As [`Self::new`], for whoever takes one look and writes nothing: the index of past runs is read beside settings and recipes. It may
+    /// be read at any time, as what it tells of a subject counts only while the subject's stamp is the one it names.
+    pub fn once(config: Config) -> Self {
+        let layout = Layout::new(config.base.clone());
+        let reading = std::thread::Builder::new().spawn(move || runs::read_index(&layout));
+        Self {
+            // Where this user can have no more threads, it is read when it is needed.
+            index: reading.ok(),
+            ..Self::new(config)
         }
     }
 

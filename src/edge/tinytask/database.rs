@@ -19,7 +19,7 @@ const CACHE_KIB: i64 = 512;
 
 /// The columns in the order of [`read`]: the built-in server's own words, but for the order of the rows and [`BLOCKS`].
 const OPEN_TASKS: &str = "SELECT t.id, t.title, t.description, t.status, t.assigned_to, t.previous_assigned_to, t.created_by, t.priority, \
-     t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at, t.archived_at \
+     t.tags, t.parent_task_id, t.queue_name, t.blocked_by_task_id, t.created_at, t.updated_at \
      FROM tasks t WHERE t.status IN ('idle', 'working') AND t.archived_at IS NULL";
 
 /// What keeps a task waiting is a blocker that is there and not complete.
@@ -86,8 +86,6 @@ impl Blockers<'_> {
 
 /// One row, as the server would write it.
 fn read<'a>(row: &'a Row<'_>, blockers: &mut Blockers<'_>) -> Result<wire::Row<'a>> {
-    let words =
-        |column| Ok::<_, Error>(text(row, column)?.map(|text| wire::Words(Cow::Borrowed(text))));
     let shared = |column| Ok::<_, Error>(text(row, column)?.map(Text::from));
     let needed = |column| text(row, column)?.ok_or(Error::InvalidQuery);
     let status = match needed(3)? {
@@ -108,7 +106,7 @@ fn read<'a>(row: &'a Row<'_>, blockers: &mut Blockers<'_>) -> Result<wire::Row<'
     Ok(wire::Row {
         id: row.get(0)?,
         title: needed(1)?.to_owned(),
-        description: words(2)?,
+        description: text(row, 2)?.map(|text| wire::Words(Cow::Borrowed(text))),
         status,
         assigned_to: shared(4)?,
         previous_assigned_to: shared(5)?,
@@ -120,7 +118,7 @@ fn read<'a>(row: &'a Row<'_>, blockers: &mut Blockers<'_>) -> Result<wire::Row<'
         blocked_by_task_id: blocked_by,
         created_at: needed(12)?.into(),
         updated_at: needed(13)?.into(),
-        archived_at: words(14)?,
+        archived_at: None,
         is_currently_blocked: Some(is_blocked),
     })
 }

@@ -169,7 +169,7 @@ fn recent(layout: &Layout) -> Result<Vec<Arc<VerdictRecord>>, runs::Error> {
 }
 
 impl Looker {
-    /// The last verdicts, and the past of the tasks that the index tells of, read while tinytask is asked which of them are open: for
+    /// The last verdicts, and the past of the tasks that the index ([`Looker::once`]) tells of, read while tinytask is asked which of them are open: for
     /// whoever only looks, and so has none in memory.
     ///
     /// Interleaving survived: a verdict is written between this reading and tinytask's answer. The next look shows it.
